@@ -1,0 +1,75 @@
+// An engine moves bytes between memory and open files, and knows nothing else: no names, no records, no JavaScript.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace hicache {
+
+// One read or write. The submitter owns it and keeps it, and the memory it points to, until the engine hands it back
+// through Sink::completed(): exactly once for every request that submit() took, also after errors and cancellation.
+struct IoRequest {
+  enum class Kind : uint8_t { read, write };
+
+  Kind kind = Kind::read;
+  uint8_t iov_count = 0;  // 1 or 2
+  int fd = -1;
+  uint64_t offset = 0;
+  iovec iov[2] = {};          // the engine may advance these while it resubmits short I/O
+  const char* name = "";      // for fault injection and messages; outlives the request
+  int64_t result = 0;         // out: bytes moved in all (short only at end of file), or -errno
+  void* engine_slot = nullptr;  // the engine's own
+  IoRequest* next = nullptr;    // the engine's own while it holds the request
+
+  size_t bytes() const {
+    size_t total = 0;
+    for (int i = 0; i < iov_count; i++) total += iov[i].iov_len;
+    return total;
+  }
+};
+
+class Sink {
+ public:
+  virtual void completed(IoRequest* request) = 0;
+
+ protected:
+  ~Sink() = default;
+};
+
+// Owned and called by one thread. Short I/O is continued (a read that returns 0 is the end of the file), EINTR and EAGAIN are
+// retried, and whatever the kernel was given is reaped before its request is handed back: RocksDB's MultiRead is the model.
+class Engine {
+ public:
+  virtual ~Engine() = default;  // in_flight() must be 0
+
+  virtual const char* name() const = 0;
+  // Readable when reap() has something to do. Belongs to the engine.
+  virtual int event_fd() const = 0;
+  // Takes the request; goes to the kernel at the next flush(), or later when queue_depth are there already.
+  virtual void submit(IoRequest* request) = 0;
+  // Hands what is queued to the kernel. A failure of the system call completes the requests it concerns.
+  virtual void flush(Sink& sink) = 0;
+  // Never blocks: collects completions, continues short I/O, refills from the queue, calls the sink.
+  virtual void reap(Sink& sink) = 0;
+  // Blocks up to timeout_ms for at least one completion, then reaps. For draining only. False when nothing came.
+  virtual bool wait(Sink& sink, int timeout_ms) = 0;
+  // Queued here: completes with -ECANCELED at once. In the kernel: asks it to let go; the request still completes through the sink.
+  virtual void cancel(IoRequest* request, Sink& sink) = 0;
+  // Requests taken and not yet handed back.
+  virtual size_t in_flight() const = 0;
+};
+
+struct EngineOptions {
+  unsigned queue_depth = 64;
+};
+
+// The one way to make an engine, used to run and to probe alike. nullptr with `reason` (what the system said) and `remedy` when it cannot be had.
+std::unique_ptr<Engine> try_create_io_uring(const EngineOptions&, std::string& reason, std::string& remedy);
+std::unique_ptr<Engine> try_create_linux_aio(const EngineOptions&, std::string& reason, std::string& remedy);
+std::unique_ptr<Engine> try_create_posix_aio(const EngineOptions&, std::string& reason, std::string& remedy);
+
+}  // namespace hicache
