@@ -1,0 +1,47 @@
+import type { OpenOptions } from '../index.js'
+import type { OptionSpecs, Options } from './command.js'
+
+/** Which store a command works on. */
+export const STORE_OPTIONS: OptionSpecs = {
+  config: { type: 'string', value: 'CONFIG', help: 'Configuration: @FILE (TOML, JSON, YAML) or inline JSON. Default: none, the built-in defaults.' },
+  'storage-dir': {
+    type: 'string', multiple: true, value: 'DIR',
+    help: 'Storage directory; repeat it for several. Default: SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR, else /tmp/hicache_storage.',
+  },
+  'storage-layout': { type: 'string', choices: ['file', 'segment'], help: 'Layout of the store. Default: the configuration\'s, else what the directory holds.' },
+  'directory-scheme': { type: 'string', choices: ['bucketed', 'flat'], help: 'Where a page file lies in its directory. Default: bucketed.' },
+  engine: { type: 'string', choices: ['auto', 'io_uring', 'aio', 'posix_aio'], help: 'Engine of the POSIX plugin; wins over the configuration.' },
+  workers: { type: 'string', value: 'N', help: 'Worker threads, 1 to 64.' },
+}
+
+/** Whose pages: these make up the namespace. */
+export const IDENTITY_OPTIONS: OptionSpecs = {
+  'model-name': { type: 'string', value: 'NAME', help: 'Model name; part of every stored key.' },
+  'tp-rank': { type: 'string', value: 'N', help: 'Tensor-parallel rank. Default 0.' },
+  'tp-size': { type: 'string', value: 'N', help: 'Tensor-parallel size. Default 1.' },
+  'pp-rank': { type: 'string', value: 'N', help: 'Pipeline-parallel rank. Default 0.' },
+  'pp-size': { type: 'string', value: 'N', help: 'Pipeline-parallel size. Default 1.' },
+  'cp-rank': { type: 'string', value: 'N', help: 'Context-parallel rank. Default 0.' },
+  'cp-size': { type: 'string', value: 'N', help: 'Context-parallel size. Default 1.' },
+  mla: { type: 'boolean', help: 'The model is an MLA model: its keys carry no rank.' },
+  fingerprint: { type: 'string', value: 'TEXT', help: 'Fingerprint of weights, dtype and page size; part of every page\'s identity.' },
+}
+
+/** What these options say, as options of HiCacheNixl.open(). What was not given is left out, so that the configuration decides. */
+export function openOptionsOf(options: Options): OpenOptions {
+  const out: Record<string, unknown> = {}
+  const put = (name: string, value: unknown): void => { if (value !== undefined) out[name] = value }
+  put('config', options.string('config'))
+  const directories = options.strings('storage-dir')
+  if (directories.length > 0) out.storageDir = directories
+  put('storageLayout', options.string('storage-layout'))
+  put('directoryScheme', options.string('directory-scheme'))
+  put('engine', options.string('engine'))
+  put('workers', options.integer('workers', { min: 1, max: 64 }))
+  put('modelName', options.string('model-name'))
+  for (const [name, option] of [['tpRank', 'tp-rank'], ['ppRank', 'pp-rank'], ['cpRank', 'cp-rank']] as const) put(name, options.integer(option))
+  for (const [name, option] of [['tpSize', 'tp-size'], ['ppSize', 'pp-size'], ['cpSize', 'cp-size']] as const) put(name, options.integer(option, { min: 1 }))
+  if (options.flag('mla')) out.isMlaModel = true
+  put('fingerprint', options.string('fingerprint'))
+  return out as OpenOptions
+}
