@@ -1,0 +1,7 @@
+export { checkKey, RESERVED_PREFIX, STORED_KEY_BYTES_MAX } from './check-key.js'
+export { KeyNames, type PageForm } from './key-names.js'
+export { type KeyScheme, keyScheme, suffixOf } from './key-scheme.js'
+export { keyKernel } from './kernel/kernel.js'
+export { type Bigram, type Namespace, namespaceSeed, type PageHashOptions, pageHashes, type Tokens } from './page-hashes.js'
+export { BUCKETS, type DirectoryScheme, pageGroup, type PagePlace, routePage } from './page-path.js'
+export { byteLengthOf, bytesOf } from './utf8.js'
