@@ -1,0 +1,203 @@
+import type { HiCacheNixl, OpenOptions } from '../../index.js'
+import type { CommandContext, OptionSpecs } from '../command.js'
+import { formatBytes, formatCount, formatDuration, formatMicroseconds } from '../format.js'
+import { STORE_OPTIONS } from '../store-options.js'
+import { table } from '../style.js'
+import { UsageError } from '../usage-error.js'
+import { LatencySamples, type LatencySummary } from '../workload/latency-samples.js'
+import { ReplayTotals } from '../workload/replay-totals.js'
+import { SimulatedCache, type SimulatedPolicy } from '../workload/simulated-cache.js'
+import { replayArenaBytes, TraceReplay } from '../workload/trace-replay.js'
+import { TraceReader, type TraceSummary } from '../workload/trace-reader.js'
+import { WorkDirectory } from '../workload/work-directory.js'
+
+export const name = 'replay'
+export const summary = 'Play a trace of requests and check every byte read'
+export const usage = 'FILE'
+export const positionals = [1, 1] as const
+
+export const options: OptionSpecs = {
+  ...STORE_OPTIONS,
+  'model-name': { type: 'string', value: 'NAME', help: 'Model name of the pages. Default: replay.' },
+  dir: { type: 'string', value: 'DIR', help: 'Work in exactly this directory, instead of in a fresh one inside --storage-dir.' },
+  'page-bytes': { type: 'string', value: 'SIZE', help: 'Bytes of a page, a multiple of 4096. Default: 64KiB.' },
+  limit: { type: 'string', value: 'N', help: 'Play the first N requests only.' },
+  capacity: { type: 'string', value: 'SIZE', help: 'Bytes that the pages may take. Default: no limit.' },
+  policy: { type: 'string', choices: ['lru', 'fifo'], help: 'What goes when the capacity is reached. Default: lru, the only one of a real store of this layout.' },
+  simulate: { type: 'boolean', help: 'Count hits without storing anything: what a policy would do with --capacity.' },
+  'in-flight': { type: 'string', value: 'N', help: 'Requests played at once, 1 to 64. Default: 4. The hits do not depend on it.' },
+  keep: { type: 'boolean', help: 'Leave the pages where they are at the end.' },
+}
+
+export const details = `FILE has one JSON object a line with "hash_ids", the ids of a prompt's blocks; every id is one page. For each request the leading run of pages \
+that are there is looked up and read, every byte of it is compared with what belongs there, and all other pages of the request are written. A hit is a page of \
+the leading run that was read back right; the hit rate is hits over all ids.
+
+Latencies are those of one call: the lookup of a request, a read or a write of up to 128 pages. Making and comparing contents is outside of them, but inside the seconds.
+
+Ends with 1 when a byte was wrong or a page failed. A page that the cache itself refuses as corrupt is a miss, and is reported as one.`
+
+const MODEL_NAME = 'replay'
+const DEFAULT_PAGE_BYTES = 65536
+const BLOCK_BYTES = 4096
+
+interface Plan {
+  readonly reader: TraceReader
+  readonly trace: TraceSummary
+  readonly pageBytes: number
+  readonly capacity: number | undefined
+  readonly policy: SimulatedPolicy
+  readonly requestsInFlight: number
+}
+
+interface Report {
+  readonly totals: ReplayTotals
+  readonly seconds: number
+  /** NaN, in JSON null, where nothing was measured: a replay without a single hit reads nothing. */
+  readonly latencyUs: { lookup: LatencySummary; read: LatencySummary; write: LatencySummary }
+}
+
+export async function run(context: CommandContext): Promise<number> {
+  const plan = await makePlan(context)
+  return context.options.flag('simulate') ? await simulate(context, plan) : await play(context, plan)
+}
+
+async function makePlan(context: CommandContext): Promise<Plan> {
+  const given = context.options
+  const pageBytes = given.bytes('page-bytes', { min: BLOCK_BYTES, max: 2 ** 30 }) ?? DEFAULT_PAGE_BYTES
+  if (pageBytes % BLOCK_BYTES !== 0) throw new UsageError(`option --page-bytes must be a multiple of ${BLOCK_BYTES}; found ${pageBytes}`)
+  const capacity = given.bytes('capacity', { min: 1 })
+  const policy = (given.string('policy') ?? 'lru') as SimulatedPolicy
+  const requestsInFlight = given.integer('in-flight', { min: 1, max: 64 }) ?? 4
+  const limit = given.integer('limit', { min: 1 })
+  const simulated = given.flag('simulate')
+  if (!simulated && policy !== 'lru') {
+    throw new UsageError(`--policy ${policy} works with --simulate only`, 'The file layout evicts what was read longest ago: --policy lru.')
+  }
+  if (!simulated && capacity !== undefined && given.string('config') !== undefined) {
+    throw new UsageError('--capacity and --config cannot be combined', 'Put l3_cleaner_enabled and l3_cleaner_capacity_gb into the configuration instead.')
+  }
+  const reader = new TraceReader(context.positionals[0]!, limit)
+  // One pass without a cache finds malformed lines, and says how much space the pages need, before anything is written.
+  const trace = await reader.summarise()
+  return { reader, trace, pageBytes, capacity, policy, requestsInFlight }
+}
+
+async function simulate(context: CommandContext, plan: Plan): Promise<number> {
+  const started = performance.now()
+  const cache = new SimulatedCache(plan.policy, plan.capacity === undefined ? Number.POSITIVE_INFINITY : Math.floor(plan.capacity / plan.pageBytes))
+  const totals = new ReplayTotals()
+  for await (const { blockIds } of plan.reader.requests()) {
+    context.signal.throwIfAborted()
+    const hits = cache.lookUp(blockIds)
+    for (let index = hits; index < blockIds.length; index++) cache.store(blockIds[index]!)
+    totals.requests++
+    totals.references += blockIds.length
+    totals.hits += hits
+  }
+  const seconds = (performance.now() - started) / 1000
+  const nothing = new LatencySamples().summary()
+  const report: Report = { totals, seconds, latencyUs: { lookup: nothing, read: nothing, write: nothing } }
+  await show(context, plan, report, { simulated: true, evicted: cache.evicted })
+  return 0
+}
+
+async function play(context: CommandContext, plan: Plan): Promise<number> {
+  const given = context.options
+  const env = context.env.SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR
+  const parents = given.strings('storage-dir').length > 0 ? given.strings('storage-dir') : env === undefined || env === '' ? [] : [env]
+  const directory = await WorkDirectory.make({ exact: given.string('dir'), parents, prefix: 'hicache-replay-' })
+  const keep = given.flag('keep')
+  try {
+    const all = plan.trace.distinctBlocks * (plan.pageBytes + BLOCK_BYTES)
+    const inFlight = replayArenaBytes(plan.pageBytes, plan.requestsInFlight)
+    await directory.requireSpace(Math.min(all, (plan.capacity ?? Number.POSITIVE_INFINITY) + inFlight), `the replay of ${formatCount(plan.trace.distinctBlocks)} pages`)
+    const extra: Partial<OpenOptions> = {
+      storageDir: directory.paths,
+      modelName: given.string('model-name') ?? MODEL_NAME,
+      // Room for the buffers of all requests in flight, and as much again for the cache's own use.
+      arenaBytes: Math.max(64 * 2 ** 20, inFlight * 2),
+      ...(plan.capacity === undefined ? {} : { config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30 } }),
+    }
+    return await context.withCache(async cache => await playOn(cache, context, plan, directory, keep), extra)
+  } finally {
+    if (!keep) await directory.remove()
+    else context.note(`The pages are in ${directory.paths.join(', ')}.`)
+  }
+}
+
+async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, directory: WorkDirectory, keep: boolean): Promise<number> {
+  const progress = context.progress({ label: 'replay', total: plan.trace.references, unit: 'pages' })
+  const replay = new TraceReplay({
+    cache, pageBytes: plan.pageBytes, requestsInFlight: plan.requestsInFlight, signal: context.signal,
+    onRequest: ({ references, hits }) => progress.update(references, `hit rate ${percent(hits, references)}`),
+  })
+  const started = performance.now()
+  let seconds: number
+  try {
+    await replay.run(plan.reader.requests())
+  } finally {
+    seconds = (performance.now() - started) / 1000
+    progress.finish()
+    // A fresh directory goes as a whole. In a given one only the pages of this run go, one by one.
+    if (!keep && !directory.fresh) await removePages(cache, replay.storedIds)
+  }
+  const latencyUs = { lookup: replay.lookup.summary(), read: replay.read.summary(), write: replay.write.summary() }
+  const report: Report = { totals: replay.totals, seconds, latencyUs }
+  const { plugin, engine } = cache.selection
+  await show(context, plan, report, { simulated: false, plugin, engine, directories: directory.paths })
+  return replay.totals.wrongBytes > 0 || replay.totals.failures > 0 ? 1 : 0
+}
+
+async function removePages(cache: HiCacheNixl, ids: ReadonlySet<number>): Promise<void> {
+  const all = [...ids]
+  for (let start = 0; start < all.length; start += 1024) {
+    await Promise.all(all.slice(start, start + 1024).map(async id => await cache.delete(TraceReplay.key(id))))
+  }
+}
+
+function percent(part: number, whole: number): string { return whole === 0 ? '-' : `${(part / whole * 100).toFixed(1)} %` }
+
+async function show(context: CommandContext, plan: Plan, report: Report, more: Record<string, unknown>): Promise<void> {
+  const { totals, seconds, latencyUs } = report
+  const hitRate = totals.references === 0 ? 0 : totals.hits / totals.references
+  if (context.json) {
+    await context.output.json({
+      requests: totals.requests, references: totals.references, hits: totals.hits, hitRate, wrongBytes: totals.wrongBytes, failures: totals.failures,
+      bytesRead: totals.bytesRead, bytesWritten: totals.bytesWritten, seconds, latencyUs,
+      pageBytes: plan.pageBytes, distinctBlocks: plan.trace.distinctBlocks, capacity: plan.capacity ?? null, policy: plan.capacity === undefined ? null : plan.policy,
+      stored: totals.stored, alreadyThere: totals.alreadyThere, missReasons: totals.missReasons, errors: totals.errors, ...more,
+    })
+    return
+  }
+  const { style } = context
+  const simulated = more.simulated === true
+  const verdict = (count: number, unit: string): string => count === 0 ? style.green(`0${unit}`) : style.red(style.bold(`${formatCount(count)}${unit}`))
+  const rate = (bytes: number): string => `${formatBytes(bytes)}  ${style.dim(`(${formatBytes(bytes / seconds)}/s over the whole run)`)}`
+  const rows: string[][] = [
+    ['requests', formatCount(totals.requests)],
+    ['pages', `${formatCount(totals.references)} references to ${formatCount(plan.trace.distinctBlocks)} pages of ${formatBytes(plan.pageBytes)}`],
+    ['capacity', plan.capacity === undefined ? 'no limit' : `${formatBytes(plan.capacity)}, ${plan.policy}`],
+    ['hits', `${formatCount(totals.hits)}  ${style.bold(percent(totals.hits, totals.references))}`],
+  ]
+  if (simulated) {
+    rows.push(['evicted', formatCount(more.evicted as number)], ['time', formatDuration(seconds)])
+    await context.output.write(`${style.bold('Simulated, nothing was stored')}\n${table(rows, 'll', '  ')}`)
+    return
+  }
+  rows.push(
+    ['wrong bytes', verdict(totals.wrongBytes, '')],
+    ['failures', verdict(totals.failures, '')],
+    ['read', rate(totals.bytesRead)],
+    ['written', rate(totals.bytesWritten)],
+    ['found already', `${formatCount(totals.alreadyThere)} pages behind a miss`],
+    ['time', formatDuration(seconds)],
+  )
+  const reasons = Object.entries(totals.missReasons)
+  if (reasons.length > 0) rows.push(['refused', style.yellow(reasons.map(([reason, count]) => `${formatCount(count)} ${reason}`).join(', '))])
+  const calls: [string, LatencySummary][] = [['lookup', latencyUs.lookup], ['read', latencyUs.read], ['write', latencyUs.write]]
+  const cells = (latency: LatencySummary): string[] => [latency.p50, latency.p99, latency.max].map(formatMicroseconds)
+  const times = [['per call', 'p50', 'p99', 'max'].map(cell => style.dim(cell)), ...calls.map(([call, latency]) => [call, ...cells(latency)])]
+  await context.output.write(`${style.bold(`Replay on ${more.plugin as string}, engine ${more.engine as string}`)}\n${table(rows, 'll', '  ')}\n${table(times, 'lrrr', '  ')}`)
+  for (const error of totals.errors) await context.output.line(`  ${style.red('error')}  ${error}`)
+}
