@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { HiCacheError } from '../error.js'
 import type { HiCacheNixl, OpenOptions } from '../index.js'
@@ -12,6 +11,7 @@ import { stderrLogger } from './stderr-logger.js'
 import { openOptionsOf } from './store-options.js'
 import { Style } from './style.js'
 import { UsageError } from './usage-error.js'
+import { packageVersion } from './version.js'
 
 export interface CliStreams {
   readonly stdin: NodeJS.ReadableStream
@@ -151,16 +151,4 @@ function describeForDebugging(error: unknown): string {
 function isDebug(env: NodeJS.ProcessEnv): boolean {
   const value = env.HICACHE_NIXL_DEBUG ?? ''
   return value !== '' && value !== '0' && value !== 'false'
-}
-
-export function packageVersion(): string {
-  for (const up of ['../../../package.json', '../../package.json']) {
-    try {
-      const { name, version } = JSON.parse(readFileSync(new URL(up, import.meta.url), 'utf8')) as { name?: string; version?: string }
-      if (name === 'hicache-nixl' && version !== undefined) return version
-    } catch {
-      // Sources and compiled files lie at different depths below it.
-    }
-  }
-  return 'unknown'
 }

@@ -3,13 +3,15 @@ import type { OptionSpecs, Options } from './command.js'
 
 /** Which store a command works on. */
 export const STORE_OPTIONS: OptionSpecs = {
-  config: { type: 'string', value: 'CONFIG', help: 'Configuration: @FILE (TOML, JSON, YAML) or inline JSON. Default: none, the built-in defaults.' },
+  config: { type: 'string', value: 'CONFIG', help: 'Configuration: FILE or @FILE (.toml, .json, .yaml), or an inline text. Default: none, the built-in defaults.' },
   'storage-dir': {
     type: 'string', multiple: true, value: 'DIR',
     help: 'Storage directory; repeat it for several. Default: SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR, else /tmp/hicache_storage.',
   },
   'storage-layout': { type: 'string', choices: ['file', 'segment'], help: 'Layout of the store. Default: the configuration\'s, else what the directory holds.' },
   'directory-scheme': { type: 'string', choices: ['bucketed', 'flat'], help: 'Where a page file lies in its directory. Default: bucketed.' },
+  plugin: { type: 'string', choices: ['auto', '3fs', 'posix', 'gds_mt', 'gds', 'obj'], help: 'Storage plugin; wins over the configuration\'s selector.' },
+  agent: { type: 'string', choices: ['auto', 'embedded', 'nixl'], help: 'Native agent. Default: the configuration\'s, else auto.' },
   engine: { type: 'string', choices: ['auto', 'io_uring', 'aio', 'posix_aio'], help: 'Engine of the POSIX plugin; wins over the configuration.' },
   workers: { type: 'string', value: 'N', help: 'Worker threads, 1 to 64.' },
 }
@@ -27,15 +29,23 @@ export const IDENTITY_OPTIONS: OptionSpecs = {
   fingerprint: { type: 'string', value: 'TEXT', help: 'Fingerprint of weights, dtype and page size; part of every page\'s identity.' },
 }
 
+/** A bare file name is no configuration text; on a command line it is meant as `@name`. */
+export function configText(text: string): string {
+  return /^\s*[@{]/.test(text) || text.trim() === '' ? text : `@${text}`
+}
+
 /** What these options say, as options of HiCacheNixl.open(). What was not given is left out, so that the configuration decides. */
 export function openOptionsOf(options: Options): OpenOptions {
   const out: Record<string, unknown> = {}
   const put = (name: string, value: unknown): void => { if (value !== undefined) out[name] = value }
-  put('config', options.string('config'))
+  const config = options.string('config')
+  if (config !== undefined) out.config = configText(config)
   const directories = options.strings('storage-dir')
   if (directories.length > 0) out.storageDir = directories
   put('storageLayout', options.string('storage-layout'))
   put('directoryScheme', options.string('directory-scheme'))
+  put('plugin', options.string('plugin'))
+  put('agent', options.string('agent'))
   put('engine', options.string('engine'))
   put('workers', options.integer('workers', { min: 1, max: 64 }))
   put('modelName', options.string('model-name'))

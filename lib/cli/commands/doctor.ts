@@ -1,0 +1,193 @@
+import { access, constants } from 'node:fs/promises'
+import { availableParallelism, release } from 'node:os'
+import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
+import { HiCacheError } from '../../error.js'
+import { defaultArenaBytes } from '../../memory/memory-limit.js'
+import { NixlBackendSelection, type PluginReport } from '../../selection/nixl-backend-selection.js'
+import { addonCandidates, loadAddon } from '../../transfer/load-addon.js'
+import type { EngineName, EngineReport, NativeAddon } from '../../transfer/native-binding.js'
+import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
+import { configInput, CONFIG_OPTIONS } from '../config-input.js'
+import { directoryFindings, type DirectoryFindings } from '../doctor/directory-findings.js'
+import { describeDoctor } from '../doctor/describe.js'
+import { measureEngines, type EngineCost } from '../doctor/engine-costs.js'
+import type { Finding } from '../doctor/finding.js'
+import { systemFindings } from '../doctor/system-findings.js'
+import { STORE_OPTIONS } from '../store-options.js'
+import { packageVersion } from '../version.js'
+
+export const name = 'doctor'
+export const summary = 'Check plugins, engines, kernel and directories; say what to do about each problem'
+export const usage = ''
+export const options: OptionSpecs = {
+  quick: { type: 'boolean', help: 'Skip the measured comparison of the engines (under 3 s, 16 MiB in a temporary folder).' },
+  ...CONFIG_OPTIONS, engine: STORE_OPTIONS.engine!,
+}
+export const details = 'Changes nothing: a storage directory that is not there is not made. Ends with 1 when no plugin, or not the one asked for, is usable, or a directory is bad; ' +
+  'with 2 when the configuration is wrong.'
+
+const MEASURE_BUDGET_MS = 1500
+const WORKERS_DEFAULT = 2
+const QUEUE_DEPTH_DEFAULT = 64
+
+export interface EngineFindings extends EngineReport {
+  /** A cache opened now would run on it. */
+  readonly selected: boolean
+  /** Null when it was not measured. */
+  readonly cost: EngineCost | null
+}
+
+export interface DoctorReport {
+  readonly version: string
+  /** The plugin that a cache opened now would use; null when there is none. */
+  readonly selected: string | null
+  /** Its engine; null where it has none. */
+  readonly engine: string | null
+  readonly agent: string
+  /** What decided on the plugin. */
+  readonly selectedBy: string | null
+  /** Why no plugin could be selected. */
+  readonly failure: string | null
+  readonly config: string
+  readonly plugins: readonly PluginReport[]
+  readonly engines: readonly EngineFindings[]
+  readonly directories: readonly DirectoryFindings[]
+  readonly software: readonly Finding[]
+  readonly system: readonly Finding[]
+  /** Where the engines were measured, and how the selected one compares with the best; null when they were not. */
+  readonly measured: { readonly directory: string; readonly bestRead: string; readonly readRatio: number; readonly bestWrite: string; readonly writeRatio: number } | null
+  readonly measureNote: string
+  readonly warnings: readonly string[]
+  readonly ok: boolean
+}
+
+export async function run(context: CommandContext): Promise<number> {
+  // A wrong configuration ends here, with its place: what it would select cannot be told.
+  const config = NixlBackendConfig.load(configInput(context))
+  const { addon, failure: addonFailure } = tryAddon()
+  const asked = context.options.string('engine') as EngineName | 'auto' | undefined
+  const [chosen, reports, directories] = await Promise.all([
+    select(config, addon, addonFailure, asked),
+    addon === undefined ? [] : addon.probeEngines(),
+    Promise.all(config.storageDirs.map(async (path) => await directoryFindings(addon, path))),
+  ])
+  const engine = chosen.selection === undefined || chosen.failure !== null ? null
+    : chosen.selection.plugin === 'posix' && asked !== undefined && asked !== 'auto' ? asked : chosen.selection.engine
+  const { costs, place, note } = await measure(context, addon, reports, directories)
+
+  const { options: configured } = config
+  const workers = configured.workers ?? Math.min(WORKERS_DEFAULT, availableParallelism())
+  const report: DoctorReport = {
+    version: packageVersion(),
+    selected: chosen.failure === null ? chosen.selection!.plugin : null,
+    engine: engine === '' ? null : engine,
+    agent: chosen.selection?.agent ?? (configured.agent === 'auto' ? 'embedded' : configured.agent),
+    selectedBy: chosen.selection?.source ?? null,
+    failure: chosen.failure,
+    config: config.source,
+    plugins: chosen.plugins,
+    engines: reports.map((one) => ({ ...one, selected: one.name === engine, cost: costs.find((cost) => cost.engine === one.name) ?? null })),
+    directories,
+    software: softwareFindings(addon, addonFailure),
+    system: systemFindings({
+      engines: reports, kernelRelease: release(),
+      aioEvents: (configured.queueDepth ?? QUEUE_DEPTH_DEFAULT) * workers * config.storageDirs.length,
+      arenaBytes: configured.arenaBytes ?? defaultArenaBytes(),
+    }),
+    measured: place === undefined ? null : compare(costs, engine, place),
+    measureNote: note,
+    warnings: chosen.selection?.warnings ?? config.warnings,
+    ok: chosen.failure === null && directories.every(({ state }) => state !== 'fail'),
+  }
+  if (context.json) await context.output.json(report)
+  else await context.output.write(describeDoctor(report, context.style))
+  return report.ok ? ExitCode.done : ExitCode.wrong
+}
+
+function tryAddon(): { addon: NativeAddon | undefined; failure: string } {
+  try {
+    return { addon: loadAddon(), failure: '' }
+  } catch (error) {
+    if (!HiCacheError.is(error)) throw error
+    return { addon: undefined, failure: error.message }
+  }
+}
+
+interface Chosen { readonly selection: NixlBackendSelection | undefined; readonly plugins: readonly PluginReport[]; readonly failure: string | null }
+
+async function select(config: NixlBackendConfig, addon: NativeAddon | undefined, addonFailure: string, asked: EngineName | 'auto' | undefined): Promise<Chosen> {
+  const tried = addon ?? { probeEngines: async () => await Promise.reject(new Error(addonFailure)) }
+  try {
+    const selection = await NixlBackendSelection.select(config, tried)
+    const engine = selection.plugin !== 'posix' || asked === undefined || asked === 'auto' ? undefined
+      : (await tried.probeEngines()).find((one) => one.name === asked)
+    const failure = engine === undefined || engine.usable ? null : `--engine ${engine.name} does not work here: ${engine.reason}`
+    return { selection, plugins: selection.plugins, failure }
+  } catch (error) {
+    if (!HiCacheError.is(error)) throw error
+    return { selection: undefined, plugins: await NixlBackendSelection.report(config, tried), failure: error.message }
+  }
+}
+
+interface Measured { readonly costs: readonly EngineCost[]; readonly place?: string; readonly note: string }
+
+async function measure(
+  context: CommandContext, addon: NativeAddon | undefined, reports: readonly EngineReport[], directories: readonly DirectoryFindings[],
+): Promise<Measured> {
+  const none = (note: string): Measured => ({ costs: [], note })
+  if (context.options.flag('quick')) return none('not measured (--quick)')
+  if (addon === undefined) return none('not measured: the native addon does not load')
+  const engines = reports.filter(({ usable }) => usable).map(({ name: engine }) => engine)
+  if (engines.length === 0) return none('not measured: none is usable')
+  const directory = directories.find(({ state, engine }) => state !== 'fail' && engine)
+  if (directory === undefined) return none('not measured: no directory here is served by an engine')
+  const progress = context.progress({ label: 'measuring the engines', unit: 'rounds', lineMs: Infinity })
+  try {
+    await access(directory.probed, constants.W_OK)
+    progress.update(0)
+    const costs = await measureEngines({ addon, directory: directory.probed, direct: directory.direct, engines, budgetMs: MEASURE_BUDGET_MS, signal: context.signal })
+    return { costs, place: directory.probed, note: '' }
+  } catch (error) {
+    return none(`not measured: ${error instanceof Error ? error.message : String(error)}`)
+  } finally {
+    progress.finish()
+  }
+}
+
+function compare(costs: readonly EngineCost[], selected: string | null, directory: string): DoctorReport['measured'] {
+  const mine = costs.find(({ engine }) => engine === selected)
+  if (mine === undefined) return null
+  const best = (of: (cost: EngineCost) => number): EngineCost => costs.reduce((a, b) => of(b) > of(a) ? b : a)
+  const read = best((cost) => cost.readMibPerSecond)
+  const write = best((cost) => cost.writeMibPerSecond)
+  return {
+    directory,
+    bestRead: read.engine, readRatio: mine.readMibPerSecond / read.readMibPerSecond,
+    bestWrite: write.engine, writeRatio: mine.writeMibPerSecond / write.writeMibPerSecond,
+  }
+}
+
+const NODE_MIN = [20, 19] as const
+
+function softwareFindings(addon: NativeAddon | undefined, failure: string): Finding[] {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  const recent = major > NODE_MIN[0] || (major === NODE_MIN[0] && minor >= NODE_MIN[1])
+  const findings: Finding[] = [
+    { name: 'hicache-nixl', state: 'ok', value: packageVersion(), remedy: '' },
+    {
+      name: 'Node', state: recent ? 'ok' : 'fail', value: `${process.version} (${process.platform}-${process.arch}, Node-API ${process.versions.napi ?? '?'})`,
+      remedy: recent ? '' : `use Node ${NODE_MIN.join('.')} or newer`,
+    },
+  ]
+  if (addon === undefined) {
+    findings.push({ name: 'native addon', state: 'fail', value: failure, remedy: `looked for: ${addonCandidates().join(', ')}` })
+    return findings
+  }
+  findings.push({ name: 'native addon', state: 'ok', value: 'loaded', remedy: '' })
+  const table = addon.crc64Kernel === 'table'
+  findings.push({
+    name: 'checksum', state: table ? 'warn' : 'ok', value: `CRC-64/NVME by ${table ? 'lookup table' : addon.crc64Kernel}`,
+    remedy: table ? 'a CPU with carry-less multiplication (PCLMULQDQ) checks pages several times faster' : '',
+  })
+  return findings
+}
