@@ -1,0 +1,942 @@
+import { inspect } from 'node:util'
+import { availableParallelism } from 'node:os'
+import { stat as statFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { HiCacheError } from '../error.js'
+import { NixlBackendConfig } from '../config/nixl-backend-config.js'
+import { KeyNames } from '../keys/index.js'
+import { Arena } from '../memory/arena.js'
+import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
+import { DTYPES, carries, describe, elementsOf, isDType, type DType } from '../memory/dtype.js'
+import { defaultArenaBytes } from '../memory/memory-limit.js'
+import { NixlRegistration, isShared, type NixlTuple, type Registrable } from '../memory/nixl-registration.js'
+import type { Pinnable } from '../memory/pinnable.js'
+import { hostMemory, quote, type HostMemory, type Source, type Target, type Tensor } from '../memory/tensor.js'
+import { traceTransfer, type TransferContext } from '../observe/channels.js'
+import { Health, type HealthReport } from '../observe/health.js'
+import { silentLogger, type Logger } from '../observe/logger.js'
+import { Metrics, type Gauges } from '../observe/metrics.js'
+import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
+import { FileLayout } from '../storage/file-layout.js'
+import { L3Cleaner } from '../storage/l3-cleaner.js'
+import type { PageInfo } from '../storage/page-info.js'
+import { Batcher, ioError } from '../transfer/batcher.js'
+import { CallScope, type CallOptions } from '../transfer/call-scope.js'
+import { CompletionWords } from '../transfer/completion-words.js'
+import { loadAddon } from '../transfer/load-addon.js'
+import type { DirectoryReport, EngineName, ListedFile, NativeAddon } from '../transfer/native-binding.js'
+import { BLOCK_BYTES, Flag, Op, Status } from '../transfer/protocol.js'
+import { TransferRequest, type RequestMemory, type RequestResult } from '../transfer/transfer-request.js'
+import { WorkerPool } from '../transfer/worker-pool.js'
+import { DirectoryWatch } from './directory-watch.js'
+import { checkOpenOptions, checkSignal, type OpenOptions } from './open-options.js'
+import type { MissReason, ReadOutcome, WriteOutcome } from './outcome.js'
+import { openStorageDirectory } from './storage-directory.js'
+
+const WORDS = 16_384
+const GRACE_MS_DEFAULT = 5000
+const TIMEOUT_MS_MAX = 2 ** 31 - 1
+/** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
+const LENGTH_TRIES_MAX = 4
+/** Keys that one look-up asks about at a time. */
+const LOOKUP_KEYS = 128
+/** How long an agent's end waits for the kernel; close() has waited before, so this is for workers that die. */
+const DRAIN_MS = 250
+
+/** What registerMemPoolHost() takes: `pageCount` pages of `pageBytes` each, one after the other. */
+export interface MemPoolHost {
+  readonly buffer: SharedArrayBuffer | ArenaTensor
+  /** Bytes of one page, all its parts together. Multiples of 4096 a part go without a copy. */
+  readonly pageBytes: number
+  readonly pageCount: number
+  /** 2: the first half of a page is its keys, the second its values, stored as `_k` and `_v`. 1: one part. Default 1. */
+  readonly parts?: 1 | 2
+}
+
+/** What `verify()` found. `missing`: pages that were listed and gone when they were read. */
+export interface VerifyReport { pages: number; bytes: number; ok: number; corrupt: number; unverified: number; missing: number }
+
+interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
+
+interface Parts {
+  readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection; readonly engine: EngineName
+  readonly directories: readonly DirectoryReport[]; readonly names: KeyNames; readonly options: OpenOptions; readonly logger: Logger
+}
+
+/**
+ * A cache of KV pages on storage. Open one per process and model rank with {@link HiCacheNixl.open}; it may be used from any async context of the thread that
+ * opened it.
+ *
+ * Booleans and nulls tell the fate of pages: a page that cannot be stored or read is `false` or `null`, and write() and read() say why, a page at a time.
+ * Only arguments (ERR_ARGUMENT, ERR_KEY), configuration (ERR_CONFIG, ERR_PLUGIN_UNAVAILABLE, ERR_ADDON) and a closed cache (ERR_CLOSED) throw.
+ */
+export class HiCacheNixl implements AsyncDisposable {
+  readonly config: NixlBackendConfig
+  readonly selection: {
+    readonly plugin: string; readonly engine: string; readonly agent: string; readonly source: string
+    readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly reason: string; readonly remedy: string }[]
+  }
+  readonly directories: readonly DirectoryReport[]
+  readonly storageLayout = 'file' as const
+  readonly #addon: NativeAddon
+  readonly #names: KeyNames
+  readonly #layout: FileLayout
+  readonly #arena: Arena
+  readonly #words: CompletionWords
+  readonly #pool: WorkerPool
+  readonly #batcher: Batcher
+  readonly #metrics: Metrics
+  readonly #health = new Health()
+  readonly #watch: DirectoryWatch
+  readonly #cleaner: L3Cleaner
+  readonly #logger: Logger
+  readonly #inFlightBytesMax: number
+  readonly #timeoutMs: number
+  readonly #readFlags: number
+  readonly #registrations = new Set<NixlRegistration>()
+  #memPool: MemPool | null = null
+  /** Payload bytes of the page last read or written: what a read without a target expects first. */
+  #lengthHint = 0
+  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
+  #stage: 'open' | 'closing' | 'closed' = 'open'
+  #closed: Promise<void> | null = null
+
+  /**
+   * Opens a cache. The directories are made if need be, tried with real I/O, and swept of what dead writers left.
+   *
+   * @throws {HiCacheError} ERR_ARGUMENT, ERR_CONFIG, ERR_PLUGIN_UNAVAILABLE, ERR_ADDON, ERR_IO (a directory that cannot be used), ERR_CANCELLED.
+   */
+  static async open(options: OpenOptions = {}): Promise<HiCacheNixl> {
+    checkOpenOptions(options)
+    const names = new KeyNames(options)
+    const { plugin, env } = options
+    const config = NixlBackendConfig.load({
+      config: options.config, env, plugin,
+      overrides: {
+        storageDir: options.storageDir, storageLayout: options.storageLayout, directoryScheme: options.directoryScheme, modelName: options.modelName,
+        fingerprint: options.fingerprint, agent: options.agent, workers: options.workers, threads: options.threads, queueDepth: options.queueDepth,
+        arenaBytes: options.arenaBytes, inFlightBytesMax: options.inFlightBytesMax, whenFull: options.whenFull, timeoutMs: options.timeoutMs,
+        acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo
+      }
+    })
+    if (config.options.storageLayout === 'segment') {
+      throw new HiCacheError('ERR_CONFIG', 'storage_layout "segment" is not in this version: take "file", or leave it out.')
+    }
+    const addon = loadAddon()
+    const selection = await NixlBackendSelection.select(config, addon)
+    const logger = options.logger ?? silentLogger
+    const engine = await chooseEngine(options.engine, selection.engine, addon)
+    const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
+    checkDistinct(directories)
+    options.signal?.throwIfAborted()
+    const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
+    return new HiCacheNixl({ addon, config, selection, engine, directories, names: scheme, options, logger })
+  }
+
+  private constructor(parts: Parts) {
+    const { addon, config, selection, engine, directories, names, logger } = parts
+    const settings = config.options
+    this.config = config
+    this.directories = directories
+    this.#addon = addon
+    this.#names = names
+    this.#logger = logger
+    this.#timeoutMs = settings.timeoutMs
+    this.#readFlags = Flag.dropCorrupt | (settings.acceptUnverified ? Flag.acceptUnverified : 0)
+    this.selection = Object.freeze({
+      plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
+    })
+    for (const warning of selection.warnings) logger.warn(warning)
+
+    const workers = settings.workers ?? Math.min(2, availableParallelism())
+    this.#arena = new Arena(settings.arenaBytes ?? defaultArenaBytes(), addon)
+    this.#inFlightBytesMax = settings.inFlightBytesMax ?? Math.floor(this.#arena.bytes / 4) * 3
+    this.#words = new CompletionWords(WORDS)
+    this.#layout = new FileLayout({ suffix: names.suffix, fingerprint: settings.fingerprint }, directories.length, settings.directoryScheme)
+    this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges())
+    this.#pool = new WorkerPool(workers, {
+      plugin: 'POSIX',
+      engine,
+      directories: directories.map(({ realPath, direct, engine: engineFits }) =>
+        ({ path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits })),
+      words: this.#words.shared,
+      queueDepth: settings.queueDepth,
+      threads: Math.max(1, Math.ceil(settings.threads / workers)),
+      drainMs: DRAIN_MS
+    }, error => this.#onWorkerDeath(error))
+    this.#watch = new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
+    this.#batcher = new Batcher({
+      arena: this.#arena, words: this.#words, pool: this.#pool, addon, layout: this.#layout, metrics: this.#metrics,
+      inFlightBytesMax: this.#inFlightBytesMax, whenFull: settings.whenFull, onDirectory: this.#watch.hear
+    }, directories.length)
+    this.#cleaner = new L3Cleaner({
+      settings, directories, layout: this.#layout, suffix: names.suffix, addon, pool: this.#pool, metrics: this.#metrics, logger,
+      remove: (storedKey, directory) => this.#remove(storedKey, directory),
+      touch: (storedKey, directory) => this.#touch(storedKey, directory)
+    })
+    for (const { path, writable, direct, directReason } of directories) {
+      if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
+      if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)
+    }
+    // Neither is waited for: pages can move before every huge page is touched, and before the last leftover is gone.
+    void this.#arena.populate().catch((error: unknown) => logger.debug('The arena could not be populated.', { error: String(error) }))
+    void this.#sweep().catch((error: unknown) => logger.debug('Sweeping ended early.', { error: String(error) }))
+    this.#cleaner.start()
+  }
+
+  // Pages ------------------------------------------------------------------------------------------------------------------------------
+
+  /** Stores a page; a page of the same key is replaced as a whole. False: it is not stored (write() says why). */
+  async set(key: string, source: Source, options?: CallOptions): Promise<boolean> {
+    return (await this.#write([[key, source]], options))[0]!.ok
+  }
+
+  /**
+   * Reads a page: into `target` (host memory of the page's exact length, which is then the answer), or without one into ordinary memory of its own, which
+   * nobody has to release. null: it is not there, or not to be had (read() says why).
+   */
+  get(key: string, options?: CallOptions): Promise<Tensor | null>
+  get<T extends Target>(key: string, target: T, options?: CallOptions): Promise<T | null>
+  async get(key: string, second?: Target | CallOptions, third?: CallOptions): Promise<unknown> {
+    const page = isTarget(second) ? [key, second] as const : key
+    const [outcome] = await this.#read([page], isTarget(second) ? third : second as CallOptions | undefined, 'fresh')
+    return outcome!.ok ? outcome!.value : null
+  }
+
+  /** Reads a page into arena memory, without a copy. Release the tensor when done with it. */
+  async getInArena(key: string, options?: CallOptions): Promise<ArenaTensor | null> {
+    const [outcome] = await this.#read([key], options, 'arena')
+    return outcome!.ok ? outcome!.value as ArenaTensor : null
+  }
+
+  /** As set(), for pages `keys[i]` and `sources[i]`. Of two with one key the later wins. */
+  async batchSet(keys: readonly string[], sources: readonly Source[], options?: CallOptions): Promise<boolean[]> {
+    checkPairs(keys, sources, 'sources')
+    return (await this.#write(keys.map((key, i) => [key, sources[i]!] as const), options)).map(outcome => outcome.ok)
+  }
+
+  /** As get(), an answer a key. */
+  batchGet(keys: readonly string[], options?: CallOptions): Promise<(Tensor | null)[]>
+  batchGet<T extends Target>(keys: readonly string[], targets: readonly T[], options?: CallOptions): Promise<(T | null)[]>
+  async batchGet(keys: readonly string[], second?: readonly Target[] | CallOptions, third?: CallOptions): Promise<unknown[]> {
+    checkKeys(keys)
+    const targets = Array.isArray(second) ? second as readonly Target[] : null
+    if (targets) checkPairs(keys, targets, 'targets')
+    const pages = targets ? keys.map((key, i) => [key, targets[i]!] as const) : keys
+    const outcomes = await this.#read(pages, targets ? third : second as CallOptions | undefined, 'fresh')
+    return outcomes.map(outcome => outcome.ok ? outcome.value : null)
+  }
+
+  /** Stores pages; an outcome a page, in their order. Never rejects because of a page. */
+  write(pages: Iterable<readonly [string, Source]>, options?: CallOptions): Promise<WriteOutcome[]> {
+    return this.#write(pages, options)
+  }
+
+  /** Reads pages, each into its target or, without one, into memory of its own; an outcome a page, in their order. Never rejects because of a page. */
+  read<T extends Target = Tensor>(pages: Iterable<string | readonly [string, T]>, options?: CallOptions): Promise<ReadOutcome<T>[]> {
+    return this.#read(pages, options, 'fresh') as Promise<ReadOutcome<T>[]>
+  }
+
+  /** Is the page there, under this cache's identity? Its record is read and checked, its payload is not. False also when it cannot be told. */
+  async exists(key: string, options?: CallOptions): Promise<boolean> {
+    return await this.batchExists([key], options) === 1
+  }
+
+  /** Length of the leading run of keys that are there. With a memory pool registered, keys are its pages (all their parts). */
+  async batchExists(keys: readonly string[], options?: CallOptions): Promise<number> {
+    checkKeys(keys)
+    this.#checkOpen()
+    const scope = this.#scope(options)
+    const stored = keys.map(key => this.#pageNames(key))
+    for (let at = 0; at < stored.length; at += LOOKUP_KEYS) {
+      const part = stored.slice(at, at + LOOKUP_KEYS)
+      const there = await this.#check(part, scope)
+      const miss = there.indexOf(false)
+      if (miss >= 0) return at + miss
+    }
+    return keys.length
+  }
+
+  /** Removes a page. False: it was not there, or is not this cache's. */
+  async delete(key: string, options?: CallOptions): Promise<boolean> {
+    this.#checkOpen()
+    const names = this.#pageNames(key)
+    const scope = this.#scope(options)
+    const results = await Promise.all(names.map(storedKey => this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: Flag.acceptUnverified })))
+    this.#watchScope(scope)
+    return (await Promise.all(results)).some(result => result.failure === null && result.status === Status.ok)
+  }
+
+  /** Removes the pages of this cache's own namespace, told by the identity in their records: never another model's, never a file without a record. */
+  async clear(options?: CallOptions): Promise<{ deleted: number }> {
+    this.#checkOpen()
+    this.#checkCallOptions(options)
+    let deleted = 0
+    for await (const { storedKey } of this.#ownFiles(options)) {
+      const scope = this.#scope(options)
+      const result = this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: 0 })
+      this.#watchScope(scope)
+      const { failure, status } = await result as { failure: string | null; status?: number }
+      if (failure === null && status === Status.ok) deleted++
+    }
+    return { deleted }
+  }
+
+  // Memory -----------------------------------------------------------------------------------------------------------------------------
+
+  /** Arena memory: zero copy as source and as target. Zeroed at first use only. Throws ERR_REJECTED when callers hold two thirds of the arena already. */
+  allocate(spec: { dtype: DType; shape: readonly number[] }): ArenaTensor {
+    this.#checkOpen()
+    const { dtype, shape } = spec
+    if (!isDType(dtype)) throw new HiCacheError('ERR_ARGUMENT', `allocate() takes a dtype of ${Object.keys(DTYPES).join(', ')}; got ${describe(dtype)}.`)
+    const bytes = elementsOf(shape) * DTYPES[dtype].bytes
+    if (bytes === 0) throw new HiCacheError('ERR_ARGUMENT', `allocate() takes a shape with at least one element; got [${shape.join(', ')}].`)
+    const slot = this.#arena.mayHold(bytes) ? this.#arena.allocate(bytes) : null
+    if (!slot) {
+      throw new HiCacheError('ERR_REJECTED',
+        `The arena has no ${bytes} bytes for a caller: ${this.#arena.heldBytes} of at most ${this.#arena.heldBytesMax} are held. Release arena tensors, or raise arenaBytes.`)
+    }
+    return new SlotTensor(slot, this.#arena.buffer, dtype, shape)
+  }
+
+  /** Registers shared host memory (DRAM), so that transfers use it without a copy. Release it when done. */
+  registerBuffers(buffers: readonly Registrable[]): NixlRegistration {
+    this.#checkOpen()
+    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) })
+    this.#registrations.add(registration)
+    return registration
+  }
+
+  /** Describes files by NIXL tuples (NixlFileManager.filesToNixlTuples()). */
+  registerFiles(tuples: readonly NixlTuple[]): NixlRegistration {
+    this.#checkOpen()
+    return NixlRegistration.ofFiles(tuples)
+  }
+
+  /** Registers the host pool that batchSetV1() and batchGetV1() move pages of. One at a time. */
+  registerMemPoolHost(pool: MemPoolHost): NixlRegistration {
+    this.#checkOpen()
+    const { buffer, pageBytes, pageCount, parts = 1 } = pool
+    if (this.#memPool) throw new HiCacheError('ERR_ARGUMENT', 'A memory pool is registered already: release its registration first.')
+    for (const [name, value] of [['pageBytes', pageBytes], ['pageCount', pageCount]] as const) {
+      if (!Number.isSafeInteger(value) || value < 1) throw new HiCacheError('ERR_ARGUMENT', `${name} is a whole number from 1; got ${describe(value)}.`)
+    }
+    if (parts !== 1 && parts !== 2) throw new HiCacheError('ERR_ARGUMENT', `parts is 1 or 2; got ${describe(parts)}.`)
+    if (pageBytes % parts !== 0) throw new HiCacheError('ERR_ARGUMENT', `pageBytes of ${pageBytes} cannot be halved into 2 parts.`)
+    const view = isShared(buffer) ? new Uint8Array(buffer) : hostMemory(buffer, 'source', 'the memory pool').bytes
+    if (view.byteLength < pageBytes * pageCount) {
+      throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${view.byteLength} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
+    }
+    const owner = isShared(buffer) ? null : this.#arenaSlot(view, 'the memory pool')
+    owner?.pin()
+    const registration = NixlRegistration.ofBuffers([view], this.#addon, () => {
+      this.#registrations.delete(registration)
+      if (this.#memPool?.registration === registration) this.#memPool = null
+      owner?.unpin()
+    })
+    this.#registrations.add(registration)
+    this.#memPool = { registration, bytes: view, pageBytes, pageCount, parts }
+    return registration
+  }
+
+  /** Stores pages of the registered pool: page `pageIndices[i]` under the page hash `keys[i]`. True when all parts of the page are stored. */
+  async batchSetV1(keys: readonly string[], pageIndices: readonly number[], options?: CallOptions): Promise<boolean[]> {
+    return await this.#moveV1(keys, pageIndices, async pages => (await this.#write(pages, options, true)).map(outcome => outcome.ok))
+  }
+
+  /** Reads pages into the registered pool. A page's bytes are defined only when its answer is true. */
+  async batchGetV1(keys: readonly string[], pageIndices: readonly number[], options?: CallOptions): Promise<boolean[]> {
+    return await this.#moveV1(keys, pageIndices, async pages => (await this.#read(pages, options, 'fresh', true)).map(outcome => outcome.ok))
+  }
+
+  // State ------------------------------------------------------------------------------------------------------------------------------
+
+  health(): HealthReport { return this.#health.report() }
+  /** Counters and gauges as flat numbers; docs/observability.md lists the names. */
+  stats(): Readonly<Record<string, number>> { return this.#metrics.stats() }
+  /** The same as Prometheus text. */
+  metrics(): string { return this.#metrics.text() }
+
+  /** Would a transfer of `bytes` go now, without waiting? */
+  ready(bytes: number): boolean {
+    checkBytes(bytes)
+    return this.#stage === 'open' && bytes <= this.#inFlightBytesMax && this.#batcher.hasRoom(bytes)
+  }
+
+  /** Resolves when ready(bytes) holds. Rejects with ERR_REJECTED for more than can ever be in flight, ERR_TIMEOUT, ERR_CANCELLED, ERR_CLOSED. */
+  async whenReady(bytes: number, options?: CallOptions): Promise<void> {
+    checkBytes(bytes)
+    this.#checkOpen()
+    if (bytes > this.#inFlightBytesMax) {
+      throw new HiCacheError('ERR_REJECTED', `${bytes} bytes are more than the limit of ${this.#inFlightBytesMax} bytes in flight (inFlightBytesMax).`)
+    }
+    await this.#within(this.#batcher.room(bytes), options)
+    this.#checkOpen()
+  }
+
+  /** Resolves when everything that was asked for so far has settled. */
+  async flush(options?: CallOptions): Promise<void> {
+    this.#checkOpen()
+    await this.#within(this.#batcher.idle(), options)
+  }
+
+  /**
+   * Closes the cache: new calls throw ERR_CLOSED, what is under way gets `graceMs` (default 5000) to end and is cancelled then. Resolves within the grace and
+   * the time that ending the threads takes (a quarter of a second more where the kernel does not let go). Idempotent.
+   */
+  close(options: { graceMs?: number } = {}): Promise<void> {
+    const { graceMs = GRACE_MS_DEFAULT } = options
+    if (!Number.isFinite(graceMs) || graceMs < 0) throw new HiCacheError('ERR_ARGUMENT', `graceMs is a number from 0; got ${describe(graceMs)}.`)
+    this.#closed ??= this.#close(Math.min(graceMs, TIMEOUT_MS_MAX))
+    return this.#closed
+  }
+
+  [Symbol.asyncDispose](): Promise<void> { return this.close() }
+
+  [inspect.custom](): string {
+    return `HiCacheNixl { plugin: '${this.selection.plugin}', engine: '${this.selection.engine}', layout: 'file', ` +
+      `directories: [${this.directories.map(({ path }) => path).join(', ')}], status: '${this.health().status}' }`
+  }
+
+  // Housekeeping -----------------------------------------------------------------------------------------------------------------------
+
+  /** The pages of this cache's namespace, folder by folder. Pages written or removed meanwhile may or may not be among them. */
+  async * entries(): AsyncGenerator<PageInfo, void, undefined> {
+    this.#checkOpen()
+    for await (const { storedKey, file, directory } of this.#ownFiles()) yield this.#pageInfo(storedKey, file, directory)
+  }
+
+  /** What is stored under a key, without reading its payload; null when there is nothing of this cache's. */
+  async stat(key: string, options?: CallOptions): Promise<PageInfo | null> {
+    this.#checkOpen()
+    const storedKey = this.#storedKey(key)
+    const scope = this.#scope(options)
+    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags })
+    this.#watchScope(scope)
+    const result = await pending
+    if (result.failure !== null || (result.status !== Status.ok && result.status !== Status.unverified)) return null
+    const directory = this.#layout.directoryOf(storedKey)
+    const file = await statFile(join(this.directories[directory]!.realPath, this.#layout.nameOf(storedKey))).catch(() => null)
+    if (!file) return null
+    return this.#pageInfo(storedKey, {
+      name: storedKey, size: file.size, allocated: file.blocks * 512, accessedAt: file.atimeMs, modifiedAt: file.mtimeMs,
+      record: result.status === Status.ok ? 'whole' : 'none', payloadLength: result.length, ...(result.meta ? { meta: result.meta } : {})
+    }, directory)
+  }
+
+  /**
+   * Reads every page of this namespace and checks it. Corrupt ones are removed when `drop` is true (default: false: only reported).
+   * `bytesPerSecond` limits the reading.
+   */
+  async verify(options: { bytesPerSecond?: number; drop?: boolean; onProgress?: (done: { pages: number; bytes: number }) => void; signal?: AbortSignal } = {}): Promise<VerifyReport> {
+    this.#checkOpen()
+    const { bytesPerSecond = Infinity, drop = false, onProgress, signal } = options
+    if (!(bytesPerSecond > 0)) throw new HiCacheError('ERR_ARGUMENT', `bytesPerSecond is a number above 0; got ${describe(bytesPerSecond)}.`)
+    checkSignal(signal)
+    const report: VerifyReport = { pages: 0, bytes: 0, ok: 0, corrupt: 0, unverified: 0, missing: 0 }
+    const began = performance.now()
+    for await (const { storedKey, file } of this.#ownFiles({ ...(signal ? { signal } : {}), damaged: true })) {
+      signal?.throwIfAborted()
+      report.pages++
+      const scope = this.#scope({ ...(signal ? { signal } : {}), priority: 'background' })
+      const length = file.payloadLength ?? 0
+      if (file.record === 'whole' && length > 0) {
+        const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: drop ? Flag.dropCorrupt : 0, memory: { kind: 'arena' }, length })
+        this.#watchScope(scope)
+        const result = await pending
+        if (result.failure === null && result.status === Status.ok) report.ok++
+        else if (result.failure === null && result.status === Status.absent) report.missing++
+        else report.corrupt++
+        report.bytes += length
+      } else if (file.record === 'none') {
+        report.unverified++
+        report.bytes += file.size
+      } else {
+        report.corrupt++
+        // A record that does not hold names nobody: the file's name is ours (our suffix), and only then is it removed.
+        if (drop) {
+          const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: Flag.dropCorrupt, memory: { kind: 'arena' }, length: Math.max(1, file.size - BLOCK_BYTES) })
+          this.#watchScope(scope)
+          await pending
+        }
+      }
+      onProgress?.({ pages: report.pages, bytes: report.bytes })
+      const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
+      if (ahead > 1) await new Promise(resolve => { setTimeout(resolve, ahead) })
+    }
+    return report
+  }
+
+  /** Removes what dead writers left, and lets the l3 cleaner pass once where it is configured. */
+  async gc(): Promise<{ leftovers: number; evictedPages: number; evictedBytes: number }> {
+    this.#checkOpen()
+    const leftovers = await this.#sweep()
+    const { pages, bytes } = await this.#cleaner.pass()
+    return { leftovers, evictedPages: pages, evictedBytes: bytes }
+  }
+
+  // Inside -----------------------------------------------------------------------------------------------------------------------------
+
+  #write(pages: Iterable<readonly [string, Source]>, options?: CallOptions, named = false): Promise<WriteOutcome[]> {
+    return this.#call(options, () => {
+      const scope = this.#scope(options)
+      const taken = [...pages].map(page => {
+        if (!Array.isArray(page)) throw new HiCacheError('ERR_ARGUMENT', `A page to write is [key, source]; got ${describe(page)}.`)
+        const [key, source] = page as unknown as readonly [string, Source]
+        return { key, storedKey: named ? key : this.#storedKey(key), memory: hostMemory(source, 'source', key) }
+      })
+      const context: TransferContext = { op: 'write', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + memory.bytes.byteLength, 0) }
+      return traceTransfer('write', context, async () => {
+        const outcomes = await new Promise<WriteOutcome[]>(resolve => {
+          const settled = new Array<WriteOutcome>(taken.length)
+          let left = taken.length
+          if (left === 0) resolve(settled)
+          const began = performance.now()
+          taken.forEach(({ key, storedKey, memory }, i) => {
+            const end = (outcome: WriteOutcome): void => {
+              settled[i] = outcome
+              this.#metrics.page('write', outcome.status, memory.bytes.byteLength, (performance.now() - began) / 1000)
+              if (--left === 0) resolve(settled)
+            }
+            this.#writePage(scope, key, storedKey, memory, end)
+          })
+          this.#watchScope(scope)
+        })
+        context.outcomes = tally(outcomes)
+        return outcomes
+      })
+    })
+  }
+
+  #writePage(scope: CallScope, key: string, storedKey: string, source: HostMemory, end: (outcome: WriteOutcome) => void): void {
+    const length = source.bytes.byteLength
+    if (this.#names.backupSkip) return end({ ok: true, status: 'backup-skip', key, byteLength: length })
+    const directory = this.#layout.directoryOf(storedKey)
+    if (this.#watch.unavailable(directory)) {
+      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `The storage directory ${this.directories[directory]!.path} does not answer.`, { key }) })
+    }
+    const { memory, release } = this.#memoryFor(source.bytes, 'copy-in', key)
+    this.#lengthHint = length
+    this.#batcher.submit(new TransferRequest({
+      op: Op.pageWrite, flags: 0, directory, storedKey, memory, length, meta: this.#metaOf(source.dtype, source.shape), scope,
+      onResult: result => {
+        release?.()
+        if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error })
+        if (result.status === Status.ok || result.status === Status.alreadyThere) {
+          this.#cleaner.noteWritten(directory, length)
+          return end({ ok: true, status: result.status === Status.ok ? 'stored' : 'already-there', key, byteLength: length })
+        }
+        end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Writing') })
+      }
+    }))
+  }
+
+  #read(pages: Iterable<string | readonly [string, Target]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false): Promise<ReadOutcome<Target>[]> {
+    return this.#call(options, () => {
+      const scope = this.#scope(options)
+      const taken = [...pages].map(page => {
+        const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
+        return { key, storedKey: named ? key : this.#storedKey(key), target, memory: target === undefined ? null : hostMemory(target, 'target', key) }
+      })
+      const context: TransferContext = { op: 'read', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + (memory?.bytes.byteLength ?? 0), 0) }
+      return traceTransfer('read', context, async () => {
+        let bytes = 0
+        const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
+          const settled = new Array<ReadOutcome<Target>>(taken.length)
+          let left = taken.length
+          if (left === 0) resolve(settled)
+          const began = performance.now()
+          taken.forEach(({ key, storedKey, target, memory }, i) => {
+            const end = (outcome: ReadOutcome<Target>, length: number): void => {
+              settled[i] = outcome
+              bytes += outcome.ok ? length : 0
+              this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - began) / 1000)
+              if (--left === 0) resolve(settled)
+            }
+            this.#readPage(scope, key, storedKey, target, memory, into, end)
+          })
+          this.#watchScope(scope)
+        })
+        context.outcomes = tally(outcomes)
+        context.bytes = bytes
+        return outcomes
+      })
+    })
+  }
+
+  #readPage(scope: CallScope, key: string, storedKey: string, target: Target | undefined, memory: HostMemory | null, into: 'fresh' | 'arena',
+    end: (outcome: ReadOutcome<Target>, length: number) => void): void {
+    const directory = this.#layout.directoryOf(storedKey)
+    if (this.#watch.unavailable(directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
+    const placed = memory ? this.#memoryFor(memory.bytes, 'copy-out', key) : { memory: { kind: into }, release: null }
+    let tries = 0
+
+    const finish = (outcome: ReadOutcome<Target>, length: number): void => {
+      placed.release?.()
+      end(outcome, length)
+    }
+    const miss = (reason: MissReason): void => finish({ ok: false, status: 'miss', key, reason }, 0)
+    const readNow = (length: number): void => {
+      tries++
+      this.#batcher.submit(new TransferRequest({
+        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, memory: placed.memory, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
+      }))
+    }
+    const done = (length: number, result: RequestResult): void => {
+      if (result.failure !== null) return finish({ ok: false, status: result.failure, key, error: result.error }, 0)
+      if (result.status === Status.length) {
+        // With a target the page does not fit. Without one, this is its real length.
+        if (memory || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
+        this.#lengthHint = result.length
+        return readNow(result.length)
+      }
+      const reason = missReason(result.status)
+      if (reason) return miss(reason)
+      if (result.status === Status.error) return finish({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
+      this.#lengthHint = length
+      const verified = result.status === Status.ok
+      const meta = verified && result.meta ? FileLayout.decodeMeta(result.meta) : null
+      if (meta && elementsOf(meta.shape) * DTYPES[meta.dtype].bytes !== length) return miss('corrupt')
+      if (meta && memory && !(memory.tensor ? memory.dtype === meta.dtype : carries(memory.view, meta.dtype))) return miss('dtype')
+      this.#cleaner.noteRead(storedKey, directory)
+      const dtype = meta?.dtype ?? 'uint8'
+      const shape = meta?.shape ?? [length]
+      let value: Target
+      if (result.slot) value = new SlotTensor(result.slot, this.#arena.buffer, dtype, shape)
+      else if (result.bytes) value = { dtype, shape, data: new (DTYPES[dtype].carrier as Uint8ArrayConstructor)(result.bytes.buffer as ArrayBuffer) }
+      else value = target!
+      finish({ ok: true, status: 'hit', key, value, verified }, length)
+    }
+    const start = memory ? memory.bytes.byteLength : this.#lengthHint
+    if (start > 0) return readNow(start)
+    this.#batcher.submit(new TransferRequest({
+      op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
+      onResult: result => {
+        if (result.failure === null && (result.status === Status.ok || result.status === Status.unverified) && result.length > 0) return readNow(result.length)
+        done(0, result)
+      }
+    }))
+  }
+
+  /** Are all names of each page there? */
+  async #check(pages: readonly (readonly string[])[], scope: CallScope): Promise<boolean[]> {
+    const pending = pages.map(names => names.map(async storedKey => {
+      if (this.#watch.unavailable(this.#layout.directoryOf(storedKey))) return false
+      const result = await this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags })
+      return result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
+    }))
+    this.#watchScope(scope)
+    return await Promise.all(pending.map(async names => (await Promise.all(names)).every(Boolean)))
+  }
+
+  /** One request by itself. The scope must be watched by the caller, after its last request. */
+  #one(scope: CallScope, op: 'read' | 'exists' | 'delete', init: { op: number; storedKey: string; flags: number; directory?: number; memory?: RequestMemory; length?: number }): Promise<RequestResult> {
+    const began = performance.now()
+    return new Promise<RequestResult>(resolve => {
+      this.#batcher.submit(new TransferRequest({
+        op: init.op, flags: init.flags, directory: init.directory ?? this.#layout.directoryOf(init.storedKey), storedKey: init.storedKey,
+        memory: init.memory ?? { kind: 'none' }, length: init.length ?? 0, meta: FileLayout.noMeta, scope,
+        onResult: result => {
+          const good = result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
+          const outcome = good ? (op === 'delete' ? 'deleted' : 'hit') : result.failure ?? missReason(result.status) ?? 'failed'
+          this.#metrics.page(op, outcome, init.length ?? 0, (performance.now() - began) / 1000)
+          resolve(result)
+        }
+      }))
+    })
+  }
+
+  /** For the cleaner: removes a page of any namespace. */
+  async #remove(storedKey: string, directory: number): Promise<boolean> {
+    const scope = this.#scope({ priority: 'background' })
+    const pending = this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, directory, flags: Flag.force })
+    this.#watchScope(scope)
+    const result = await pending
+    return result.failure === null && result.status === Status.ok
+  }
+
+  #touch(storedKey: string, directory: number): void {
+    const scope = this.#scope({ priority: 'background' })
+    this.#batcher.submit(new TransferRequest({
+      op: Op.pageTouch, flags: 0, directory, storedKey, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope, onResult: () => {}
+    }))
+    this.#watchScope(scope)
+  }
+
+  /** Where a view's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. */
+  #memoryFor(bytes: Uint8Array, copy: 'copy-in' | 'copy-out', key: string): { memory: RequestMemory; release: (() => void) | null } {
+    if (bytes.buffer === this.#arena.buffer as ArrayBufferLike) {
+      const slot = this.#arenaSlot(bytes, quote(key))
+      if (bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)) {
+        return { memory: { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot }, release: null }
+      }
+      slot.pin()
+      return { memory: { kind: copy, bytes }, release: () => { slot.unpin() } }
+    }
+    if (isShared(bytes.buffer)) {
+      for (const registration of this.#registrations) {
+        const at = registration.find(bytes)
+        if (at && bytes.byteLength % BLOCK_BYTES === 0 && Number(at.address % BigInt(BLOCK_BYTES)) === 0) {
+          return { memory: { kind: 'direct', region: at.region, offset: at.offset, owner: registration }, release: null }
+        }
+      }
+    }
+    return { memory: { kind: copy, bytes }, release: null }
+  }
+
+  #arenaSlot(bytes: Uint8Array, whose: string): Pinnable & { readonly offset: number; readonly bytes: number } {
+    const slot = bytes.buffer === this.#arena.buffer as ArrayBufferLike ? this.#arena.slotOf(bytes.byteOffset, bytes.byteLength) : null
+    if (!slot) throw new HiCacheError('ERR_ARGUMENT', `The memory of ${whose} is no arena tensor of this cache that is still held (was it released?).`)
+    return slot
+  }
+
+  async #moveV1(keys: readonly string[], pageIndices: readonly number[], move: (pages: (readonly [string, Uint8Array])[]) => Promise<boolean[]>): Promise<boolean[]> {
+    this.#checkOpen()
+    checkPairs(keys, pageIndices, 'pageIndices')
+    const pool = this.#memPool
+    if (!pool) throw new HiCacheError('ERR_ARGUMENT', 'No memory pool is registered: call registerMemPoolHost() first.')
+    const partBytes = pool.pageBytes / pool.parts
+    const pages: (readonly [string, Uint8Array])[] = []
+    const first: number[] = []
+    keys.forEach((key, i) => {
+      const index = pageIndices[i]!
+      if (!Number.isSafeInteger(index) || index < 0 || index >= pool.pageCount) {
+        throw new HiCacheError('ERR_ARGUMENT', `pageIndices[${i}] is a whole number below ${pool.pageCount}; got ${describe(index)}.`)
+      }
+      first.push(pages.length)
+      this.#pageNames(key).forEach((storedKey, part) => {
+        const at = index * pool.pageBytes + part * partBytes
+        pages.push([storedKey, pool.bytes.subarray(at, at + partBytes)])
+      })
+    })
+    first.push(pages.length)
+    const moved = await move(pages)
+    return keys.map((_, i) => moved.slice(first[i], first[i + 1]).every(Boolean))
+  }
+
+  /** The stored names of a page: those of the registered pool's pages, else the tensor API's one. */
+  #pageNames(key: string): readonly string[] {
+    const parts = this.#memPool?.parts
+    if (parts === undefined) return [this.#storedKey(key)]
+    if (parts === 1 && !this.#names.scheme.isMlaModel) return this.#names.pageKeys(key, 'one-tensor')
+    return parts === 1 || !this.#names.scheme.isMlaModel ? this.#names.pageKeys(key, 'zero-copy') : [`${this.#storedKey(key)}_k`, `${this.#storedKey(key)}_v`]
+  }
+
+  #storedKey(key: string): string { return this.#names.storedKey(key) }
+
+  #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
+    const last = this.#lastMeta
+    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
+    const meta = FileLayout.encodeMeta(dtype, shape)
+    this.#lastMeta = { dtype, shape: [...shape], meta }
+    return meta
+  }
+
+  /** Files of this namespace. With `damaged`, also those named like ours whose record does not hold or is not there. */
+  async * #ownFiles(options: CallOptions & { damaged?: boolean } = {}): AsyncGenerator<{ storedKey: string; file: ListedFile; directory: number }, void, undefined> {
+    for (let directory = 0; directory < this.directories.length; directory++) {
+      for (const folder of this.#layout.folders()) {
+        if (this.#stage === 'closed') return
+        const files = await this.#within(this.#pool.list(directory, folder, true), options)
+        for (const file of files) {
+          const named = file.name.endsWith(this.#names.suffix) || file.name.includes(`${this.#names.suffix}_`)
+          const storedKey = file.identity ? this.#layout.storedKeyOf(file.identity) : options.damaged === true && named ? file.name : null
+          // A record that says another name than its file's was moved there by somebody: not ours.
+          if (storedKey !== null && storedKey === file.name && this.#layout.directoryOf(storedKey) === directory) yield { storedKey, file, directory }
+        }
+      }
+    }
+  }
+
+  #pageInfo(storedKey: string, file: ListedFile, directory: number): PageInfo {
+    const meta = file.meta && file.record === 'whole' ? FileLayout.decodeMeta(file.meta) : null
+    const { suffix } = this.#names
+    return {
+      key: storedKey.endsWith(suffix) ? storedKey.slice(0, storedKey.length - suffix.length) : storedKey,
+      storedKey,
+      bytes: file.payloadLength ?? file.size,
+      dtype: meta?.dtype ?? null,
+      shape: meta?.shape ?? null,
+      writtenAt: new Date(file.modifiedAt),
+      accessedAt: new Date(file.accessedAt),
+      verified: file.record === 'whole',
+      allocatedBytes: file.allocated,
+      directory: this.directories[directory]!.path
+    }
+  }
+
+  async #sweep(): Promise<number> {
+    let removed = 0
+    for (let directory = 0; directory < this.directories.length; directory++) {
+      if (!this.directories[directory]!.writable || this.#stage !== 'open') continue
+      removed += await this.#pool.sweep(directory, '')
+    }
+    if (removed > 0) {
+      this.#metrics.count('leftovers_removed', removed)
+      this.#logger.info('Removed temporaries that dead writers left.', { removed })
+    }
+    return removed
+  }
+
+  #onWorkerDeath(error: Error | null): void {
+    if (this.#stage !== 'open') return
+    this.#metrics.count('worker_restarts')
+    this.#logger.error('A worker died and is being replaced; its requests failed.', { error: error?.message ?? 'it ended' })
+    if (this.#pool.alive === 0) this.#health.raise('workers', 'No worker runs: every transfer waits for its deadline. Close the cache and open it again.')
+  }
+
+  #gauges(): Gauges {
+    return {
+      queuedRequests: this.#batcher.queuedRequests, queuedBytes: this.#batcher.queuedBytes,
+      inFlightRequests: this.#batcher.inFlightRequests, inFlightBytes: this.#batcher.inFlightBytes, inFlightBytesMax: this.#inFlightBytesMax,
+      arenaBytes: this.#arena.bytes, arenaUsedBytes: this.#arena.usedBytes, arenaHeldBytes: this.#arena.heldBytes, arenaQuarantinedBytes: this.#batcher.quarantinedBytes,
+      workers: this.#pool.size, workersAlive: this.#pool.alive
+    }
+  }
+
+  async #close(graceMs: number): Promise<void> {
+    this.#stage = 'closing'
+    this.#health.closing()
+    await this.#cleaner.stop()
+    await settledWithin(this.#batcher.idle(), graceMs)
+    const left = this.#batcher.pending()
+    if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
+    await this.#pool.destroy()
+    const leaked = this.#batcher.close()
+    for (const registration of this.#registrations) registration.release()
+    if (leaked > 0) {
+      // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
+      LEAKED.add(this.#arena.buffer)
+      LEAKED.add(this.#words.shared)
+      this.#logger.error('The kernel still holds memory of requests that were given up; it is leaked.', { bytes: leaked })
+    } else {
+      this.#arena.unregister()
+    }
+    this.#stage = 'closed'
+    this.#health.closed()
+  }
+
+  /** Runs a call whose arguments are checked by `run` itself, before anything starts: what it throws becomes a rejection. */
+  async #call<T>(options: CallOptions | undefined, run: () => Promise<T>): Promise<T> {
+    this.#checkOpen()
+    this.#checkCallOptions(options)
+    return await run()
+  }
+
+  #scope(options: CallOptions | undefined): CallScope {
+    this.#checkCallOptions(options)
+    return new CallScope(options ?? {}, this.#timeoutMs)
+  }
+
+  /** Starts the clock of a call, after its last request was submitted. */
+  #watchScope(scope: CallScope): void {
+    scope.watch(this.#batcher.cancel)
+  }
+
+  #checkCallOptions(options: CallOptions | undefined): void {
+    if (options === undefined) return
+    if (typeof options !== 'object' || options === null) throw new HiCacheError('ERR_ARGUMENT', `Options are an object; got ${describe(options)}.`)
+    const { timeoutMs, priority, signal } = options
+    if (timeoutMs !== undefined && !(Number.isFinite(timeoutMs) && timeoutMs >= 1 && timeoutMs <= TIMEOUT_MS_MAX)) {
+      throw new HiCacheError('ERR_ARGUMENT', `timeoutMs is a number of milliseconds from 1 to ${TIMEOUT_MS_MAX}; got ${describe(timeoutMs)}.`)
+    }
+    if (priority !== undefined && priority !== 'foreground' && priority !== 'background') {
+      throw new HiCacheError('ERR_ARGUMENT', `priority is foreground or background; got ${describe(priority)}.`)
+    }
+    checkSignal(signal)
+  }
+
+  #checkOpen(): void {
+    if (this.#stage !== 'open') throw new HiCacheError('ERR_CLOSED', `The cache is ${this.#stage === 'closing' ? 'closing' : 'closed'}.`)
+  }
+
+  /** Waits for `work`, with a call's deadline and signal. */
+  async #within<T>(work: Promise<T>, options: CallOptions | undefined): Promise<T> {
+    this.#checkCallOptions(options)
+    const { signal, timeoutMs = this.#timeoutMs } = options ?? {}
+    let timer: NodeJS.Timeout | undefined
+    let onAbort: (() => void) | undefined
+    try {
+      return await Promise.race([work, new Promise<never>((_, reject) => {
+        timer = setTimeout(() => reject(new HiCacheError('ERR_TIMEOUT', `It did not end within its deadline of ${timeoutMs} ms.`)), timeoutMs)
+        onAbort = () => reject(new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal?.reason }))
+        if (signal?.aborted === true) onAbort()
+        else signal?.addEventListener('abort', onAbort, { once: true })
+      })])
+    } finally {
+      clearTimeout(timer)
+      if (onAbort) signal?.removeEventListener('abort', onAbort)
+      work.catch(() => {})
+    }
+  }
+}
+
+/** Memory that the kernel never gave back. */
+const LEAKED = new Set<object>()
+
+async function chooseEngine(asked: OpenOptions['engine'], selected: string, addon: NativeAddon): Promise<EngineName> {
+  if (asked === undefined || asked === 'auto') return selected as EngineName
+  const report = (await addon.probeEngines()).find(({ name }) => name === asked)
+  if (report?.usable !== true) {
+    throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `The engine ${asked} cannot be used: ${report?.reason ?? 'it is not known'}. ${report?.remedy ?? ''}`)
+  }
+  return asked
+}
+
+function checkDistinct(directories: readonly DirectoryReport[]): void {
+  const seen = new Map<string, string>()
+  for (const { path, realPath } of directories) {
+    const other = seen.get(realPath)
+    if (other !== undefined) throw new HiCacheError('ERR_CONFIG', `The storage directories ${other} and ${path} are the same: ${realPath}.`)
+    seen.set(realPath, path)
+  }
+}
+
+function missReason(status: number): MissReason | null {
+  switch (status) {
+    case Status.absent: return 'absent'
+    case Status.corrupt: return 'corrupt'
+    case Status.identity: return 'identity'
+    case Status.length: return 'length'
+    default: return null
+  }
+}
+
+function tally(outcomes: readonly (WriteOutcome | ReadOutcome<Target>)[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const outcome of outcomes) {
+    const name = outcome.status === 'miss' ? outcome.reason : outcome.status
+    counts[name] = (counts[name] ?? 0) + 1
+  }
+  return counts
+}
+
+/** Tells a target from options: both are objects, but options are neither memory nor have any. */
+function isTarget(value: unknown): value is Target {
+  return ArrayBuffer.isView(value) || (typeof value === 'object' && value !== null && ('data' in value || 'dtype' in value || (value as { type?: unknown }).type === 'VRAM'))
+}
+
+function checkPage(page: unknown): readonly [string, Target | undefined] {
+  if (!Array.isArray(page) || page.length < 1) throw new HiCacheError('ERR_ARGUMENT', `A page to read is a key or [key, target]; got ${describe(page)}.`)
+  return page as unknown as readonly [string, Target | undefined]
+}
+
+function checkKeys(keys: unknown): asserts keys is readonly string[] {
+  if (!Array.isArray(keys)) throw new HiCacheError('ERR_ARGUMENT', `keys is an array of strings; got ${describe(keys)}.`)
+}
+
+function checkPairs(keys: unknown, others: unknown, name: string): void {
+  checkKeys(keys)
+  if (!Array.isArray(others)) throw new HiCacheError('ERR_ARGUMENT', `${name} is an array; got ${describe(others)}.`)
+  if (keys.length !== others.length) throw new HiCacheError('ERR_ARGUMENT', `${name} has ${others.length} entries for ${keys.length} keys: one each.`)
+}
+
+function checkBytes(bytes: number): void {
+  if (!Number.isFinite(bytes) || bytes < 0) throw new HiCacheError('ERR_ARGUMENT', `bytes is a number from 0; got ${describe(bytes)}.`)
+}
+
+async function settledWithin(work: Promise<void>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  await Promise.race([work, new Promise<void>(resolve => { timer = setTimeout(resolve, ms) })])
+  clearTimeout(timer)
+}

@@ -1,0 +1,95 @@
+import { HiCacheError } from '../error.js'
+import type { DirectoryScheme } from '../keys/index.js'
+import type { Logger } from '../observe/logger.js'
+import { closest } from '../config/spelling.js'
+import { describe } from '../memory/dtype.js'
+
+/**
+ * How to open a cache. What is left out comes from the configuration, then from the environment, then from the default. docs/configuration.md has
+ * the configuration's own keys; the options here that have one there win over it.
+ */
+export interface OpenOptions {
+  /** `@path` to a .toml, .json, .yaml or .yml file, inline JSON (or its single-quoted form), or an object. */
+  config?: string | object
+  /** The storage plugin: `posix`, `3fs`, `gds_mt`, `gds`, `obj` or `auto`. Default: `auto`. */
+  plugin?: string
+  /** One directory or several; pages are spread over them by key. Made (0700) when not there. Default: /tmp/hicache_storage. */
+  storageDir?: string | readonly string[]
+  /** Default: file. (`segment` is not in this version.) */
+  storageLayout?: 'file' | 'segment'
+  /** Default: bucketed. */
+  directoryScheme?: DirectoryScheme
+  /** Default ''. `/` becomes `-` in file names. */
+  modelName?: string
+  /** Ranks and sizes of the parallel groups. Defaults: rank 0 of 1. */
+  tpRank?: number
+  tpSize?: number
+  ppRank?: number
+  ppSize?: number
+  cpRank?: number
+  cpSize?: number
+  /** Multi-head latent attention: pages are the same on all tensor-parallel ranks, and only rank 0 writes. Default false. */
+  isMlaModel?: boolean
+  /** Goes into every page's identity: other weights, dtype or page size under the same name are then a miss, not a wrong page. Default ''. */
+  fingerprint?: string
+  /** Default: auto, which is `embedded` in this version. */
+  agent?: 'auto' | 'embedded' | 'nixl'
+  /** Engine of the POSIX plugin; wins over the configuration's use_uring, use_aio, use_posix_aio. Default: theirs. */
+  engine?: 'auto' | 'io_uring' | 'aio' | 'posix_aio'
+  /** Worker threads, 1 to 64. Default: 2, or 1 on a machine with one core. */
+  workers?: number
+  /** Native threads per worker and directory, 1 to 64, for work that blocks in a file system. Default: 16 over the workers. */
+  threads?: number
+  /** Operations that an engine keeps in the kernel, per worker and directory, 1 to 4096. Default 64. */
+  queueDepth?: number
+  /** Bytes of the arena, 16 MiB to 4 GiB. Default: 512 MiB, or an eighth of the memory (cgroup's limit included) where that is less. */
+  arenaBytes?: number
+  /** Payload bytes in flight at once. Default: three quarters of the arena. */
+  inFlightBytesMax?: number
+  /** What a request does when that limit is reached: wait its turn, or end as `rejected`. Default: wait. */
+  whenFull?: 'wait' | 'reject'
+  /** Deadline of a call that gives none, in milliseconds. Default 30000. */
+  timeoutMs?: number
+  /** Do files without a checksum (the Python connector's) count? They are answered with `verified: false`. Default true. */
+  acceptUnverified?: boolean
+  /** O_DIRECT where the file system can. Default true. */
+  useDirectIo?: boolean
+  /** Default: silent. */
+  logger?: Logger
+  /** Environment variables to read. Default: process.env. */
+  env?: NodeJS.ProcessEnv
+  /** Abandons the opening. */
+  signal?: AbortSignal
+}
+
+const KNOWN: readonly (keyof OpenOptions)[] = [
+  'config', 'plugin', 'storageDir', 'storageLayout', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
+  'isMlaModel', 'fingerprint', 'agent', 'engine', 'workers', 'threads', 'queueDepth', 'arenaBytes', 'inFlightBytesMax', 'whenFull', 'timeoutMs',
+  'acceptUnverified', 'useDirectIo', 'logger', 'env', 'signal'
+]
+const ENGINES: readonly unknown[] = [undefined, 'auto', 'io_uring', 'aio', 'posix_aio']
+
+/** Checks what no other part checks: names, and the options that have no key in the configuration. */
+export function checkOpenOptions(options: unknown): asserts options is OpenOptions {
+  if (typeof options !== 'object' || options === null) throw new HiCacheError('ERR_ARGUMENT', `open() takes an object of options; got ${describe(options)}.`)
+  for (const name of Object.keys(options)) {
+    if ((KNOWN as readonly string[]).includes(name)) continue
+    const likely = closest(name, KNOWN)
+    throw new HiCacheError('ERR_ARGUMENT', `open() has no option ${JSON.stringify(name)}${likely === undefined ? '' : `; did you mean ${likely}?`}`)
+  }
+  const { engine, logger, signal } = options as OpenOptions
+  if (!ENGINES.includes(engine)) throw new HiCacheError('ERR_ARGUMENT', `engine is auto, io_uring, aio or posix_aio; got ${describe(engine)}.`)
+  if (logger !== undefined) {
+    for (const level of ['debug', 'info', 'warn', 'error'] as const) {
+      if (typeof (logger as Partial<Logger> | null)?.[level] !== 'function') throw new HiCacheError('ERR_ARGUMENT', `logger needs the functions debug, info, warn and error; ${level} is missing.`)
+    }
+  }
+  checkSignal(signal)
+}
+
+export function checkSignal(signal: unknown): void {
+  if (signal === undefined) return
+  if (typeof (signal as Partial<AbortSignal> | null)?.addEventListener !== 'function' || typeof (signal as AbortSignal).aborted !== 'boolean') {
+    throw new HiCacheError('ERR_ARGUMENT', `signal is an AbortSignal; got ${describe(signal)}.`)
+  }
+}

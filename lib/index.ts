@@ -1,0 +1,20 @@
+/**
+ * hicache-nixl: the KV-cache storage tier for Node. This file is the whole public surface.
+ */
+export { HiCacheNixl, type MemPoolHost, type VerifyReport } from './connector/hicache-nixl.js'
+export type { OpenOptions } from './connector/open-options.js'
+export type { Failure, MissReason, ReadOutcome, WriteOutcome } from './connector/outcome.js'
+export { HiCacheError, type ErrorCode, type SourcePlace } from './error.js'
+export { NixlBackendConfig } from './config/nixl-backend-config.js'
+export { NixlBackendSelection } from './selection/nixl-backend-selection.js'
+export { namespaceSeed, pageHashes } from './keys/index.js'
+export type { ArenaTensor } from './memory/arena-tensor.js'
+export type { DType } from './memory/dtype.js'
+export { NixlRegistration, type MemoryType, type NixlTuple } from './memory/nixl-registration.js'
+export type { DeviceBuffer, Source, Target, Tensor } from './memory/tensor.js'
+export type { HealthReport } from './observe/health.js'
+export type { Logger } from './observe/logger.js'
+export { NixlFileManager } from './storage/nixl-file-manager.js'
+export type { PageInfo } from './storage/page-info.js'
+export type { CallOptions } from './transfer/call-scope.js'
+export type { DirectoryReport } from './transfer/native-binding.js'

@@ -1,0 +1,126 @@
+import { HiCacheError } from '../error.js'
+import type { NativeAddon } from '../transfer/native-binding.js'
+import { describe } from './dtype.js'
+import type { Pinnable } from './pinnable.js'
+import { isDeviceBuffer, type DeviceBuffer, type Tensor } from './tensor.js'
+
+/** NIXL's kinds of memory. */
+export type MemoryType = 'DRAM' | 'VRAM' | 'FILE'
+
+/**
+ * NIXL's descriptor of memory or of a file: address (0 for a file), length in bytes (0 = the whole file), device id (a file's descriptor), and
+ * the file's path ('' for memory).
+ */
+export type NixlTuple = readonly [address: bigint, length: number, deviceId: number, meta: string]
+
+export type Registrable = Tensor | NodeJS.ArrayBufferView | DeviceBuffer | SharedArrayBuffer
+
+/**
+ * Memory made known to the native agents, so that transfers use it as it is: zero copy where address and length are multiples of 4096, as
+ * those of a shared WebAssembly.Memory and of the arena are.
+ *
+ * Only shared memory is used directly (`zeroCopy`): an ordinary ArrayBuffer can be detached under a transfer, so a registration of one
+ * describes it, and its pages are copied. release() is idempotent, and deferred while a transfer holds the memory.
+ */
+export class NixlRegistration implements Disposable, Pinnable {
+  readonly memoryType: MemoryType
+  readonly tuples: readonly NixlTuple[]
+  /** The agents' ids of the memory, one a tuple; empty for files and for memory that is not shared. */
+  readonly regions: readonly number[]
+  /** Do transfers use the memory as it is? */
+  readonly zeroCopy: boolean
+  readonly #addon: NativeAddon | null
+  /** Keeps the memory alive for as long as agents know its address. */
+  #views: readonly Uint8Array[] | null
+  readonly #onReleased: () => void
+  #pins = 0
+  #released = false
+
+  private constructor(memoryType: MemoryType, tuples: readonly NixlTuple[], addon: NativeAddon | null, views: Uint8Array[], onReleased: () => void) {
+    this.memoryType = memoryType
+    this.tuples = tuples
+    this.#addon = addon
+    this.#views = views
+    this.#onReleased = onReleased
+    this.zeroCopy = views.length > 0 && views.every(view => isShared(view.buffer))
+    this.regions = this.zeroCopy ? views.map(view => addon!.registerMemory(view)) : []
+  }
+
+  /** DRAM for host memory, VRAM for device buffers; a mixture is an error. */
+  static memoryTypeOf(buffers: readonly Registrable[]): MemoryType {
+    const device = buffers.filter(isDeviceBuffer).length
+    if (device !== 0 && device !== buffers.length) {
+      throw new HiCacheError('ERR_ARGUMENT', `One registration holds either host memory or GPU memory; got ${device} GPU buffers among ${buffers.length}.`)
+    }
+    return device > 0 ? 'VRAM' : 'DRAM'
+  }
+
+  /** Registers host memory. Throws ERR_ARGUMENT for memory that is empty or detached, or lies on a GPU that no plugin in use reaches. */
+  static ofBuffers(buffers: readonly Registrable[], addon: NativeAddon, onReleased: () => void = () => {}): NixlRegistration {
+    if (!Array.isArray(buffers) || buffers.length === 0) throw new HiCacheError('ERR_ARGUMENT', `A registration takes an array of one buffer or more; got ${describe(buffers)}.`)
+    if (NixlRegistration.memoryTypeOf(buffers) === 'VRAM') {
+      throw new HiCacheError('ERR_ARGUMENT', 'GPU memory cannot be registered: the storage plugin in use does not reach it. Configure GDS or GDS_MT.')
+    }
+    const views = buffers.map(bytesOf)
+    const tuples = views.map(view => [addon.addressOf(view), view.byteLength, 0, ''] as const)
+    return new NixlRegistration('DRAM', tuples, addon, views, onReleased)
+  }
+
+  /** Files by NIXL tuples, as NixlFileManager.filesToNixlTuples() makes them. They are described, not opened: whoever opened them closes them. */
+  static ofFiles(tuples: readonly NixlTuple[]): NixlRegistration {
+    for (const tuple of tuples as readonly unknown[]) {
+      if (!Array.isArray(tuple) || tuple.length !== 4 || typeof tuple[0] !== 'bigint' || !Number.isSafeInteger(tuple[1]) ||
+        !Number.isSafeInteger(tuple[2]) || (tuple[2] as number) < 0 || typeof tuple[3] !== 'string') {
+        throw new HiCacheError('ERR_ARGUMENT', `A NIXL file tuple is [0n, length, open descriptor, path]; got ${describe(tuple)}.`)
+      }
+    }
+    return new NixlRegistration('FILE', tuples.map(tuple => Object.freeze([...tuple] as const)), null, [], () => {})
+  }
+
+  /** Where a view lies in this registration, or null. */
+  find(view: Uint8Array): { readonly region: number; readonly offset: number; readonly address: bigint } | null {
+    if (this.#released || this.#views === null || !this.zeroCopy) return null
+    for (let i = 0; i < this.#views.length; i++) {
+      const own = this.#views[i]!
+      const offset = view.byteOffset - own.byteOffset
+      if (view.buffer !== own.buffer || offset < 0 || offset + view.byteLength > own.byteLength) continue
+      return { region: this.regions[i]!, offset, address: this.tuples[i]![0] + BigInt(offset) }
+    }
+    return null
+  }
+
+  get released(): boolean { return this.#released }
+
+  /** For transfers. */
+  pin(): void { this.#pins++ }
+  unpin(): void {
+    this.#pins--
+    this.#unregister()
+  }
+
+  release(): void {
+    this.#released = true
+    this.#unregister()
+  }
+
+  [Symbol.dispose](): void { this.release() }
+
+  #unregister(): void {
+    if (!this.#released || this.#pins > 0 || this.#views === null) return
+    for (const region of this.regions) this.#addon!.unregisterMemory(region)
+    this.#views = null
+    this.#onReleased()
+  }
+}
+
+function bytesOf(buffer: Registrable): Uint8Array {
+  const view: unknown = ArrayBuffer.isView(buffer) ? buffer : isShared(buffer) ? new Uint8Array(buffer) : (buffer as Tensor | null)?.data
+  if (!ArrayBuffer.isView(view) || view.byteLength === 0) {
+    throw new HiCacheError('ERR_ARGUMENT', `A registration takes tensors, views or SharedArrayBuffers with at least one byte; got ${describe(buffer)}.`)
+  }
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+}
+
+export function isShared(value: unknown): value is SharedArrayBuffer {
+  return Object.prototype.toString.call(value) === '[object SharedArrayBuffer]'
+}

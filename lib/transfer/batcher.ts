@@ -1,0 +1,491 @@
+import { HiCacheError } from '../error.js'
+import type { Arena } from '../memory/arena.js'
+import { roundUp } from '../memory/arena.js'
+import { quote } from '../memory/tensor.js'
+import type { FileLayout } from '../storage/file-layout.js'
+import type { Metrics, Op as MetricsOp } from '../observe/metrics.js'
+import { BatchEncoder } from './batch-encoder.js'
+import type { CompletionWords } from './completion-words.js'
+import { CopyBudget, FRESH_MEMORY_WEIGHT } from './copy-budget.js'
+import { DirectoryLane } from './directory-lane.js'
+import type { BatchResult, NativeAddon } from './native-binding.js'
+import { META_BYTES_MAX, Op, RESULT_STRIDE, ResultField, Status } from './protocol.js'
+import { Quarantine } from './quarantine.js'
+import type { RequestResult, TransferRequest } from './transfer-request.js'
+import type { WorkerPool } from './worker-pool.js'
+import { errnoName } from './errno.js'
+
+/** Pages of one message to a worker, at most. */
+export const BATCH_PAGES_MAX = 128
+/** A batch with fewer bytes than this goes to one worker: splitting costs a message and a wake-up each. */
+const SPLIT_BYTES_MIN = 512 * 1024
+/** Requests that may wait, all directories together. */
+export const QUEUE_REQUESTS_MAX = 65_536
+
+export interface BatcherOptions {
+  readonly arena: Arena
+  readonly words: CompletionWords
+  readonly pool: WorkerPool
+  readonly addon: NativeAddon
+  readonly layout: FileLayout
+  readonly metrics: Metrics
+  /** Payload bytes in flight, all directories together. */
+  readonly inFlightBytesMax: number
+  readonly whenFull: 'wait' | 'reject'
+  /** Hears of every batch's fate: did the directory answer? */
+  readonly onDirectory: (directory: number, event: 'answered' | 'deadline') => void
+}
+
+interface CopyOut { readonly request: TransferRequest; readonly result: RequestResult & { failure: null }; readonly bytes: Uint8Array; readonly fresh: boolean }
+
+/**
+ * Brings requests to the workers and their results back: memory, admission, coalescing, settlement.
+ *
+ * All requests of one microtask become one batch per directory, split over the workers. A request goes when its directory and the cache have room for its
+ * bytes and there is memory for it; what frees room pumps the queues again. Nothing waits for memory that only a caller can release.
+ */
+export class Batcher {
+  readonly #o: BatcherOptions
+  readonly #lanes: readonly DirectoryLane[]
+  readonly #encoder: BatchEncoder
+  readonly #quarantine: Quarantine
+  readonly #budget: CopyBudget
+  /** Writes and deletes of one page that are not settled, in the order of their calls. The first is under way, so that the last call wins. */
+  readonly #mutations = new Map<string, TransferRequest[]>()
+  readonly #copyOuts: CopyOut[] = []
+  readonly #inFlight = new Set<TransferRequest>()
+  readonly #idleWaiters: (() => void)[] = []
+  readonly #roomWaiters: { readonly bytes: number; readonly resolve: () => void }[] = []
+  #pumpScheduled = false
+  #unsettled = 0
+  #queued = 0
+  #queuedBytes = 0
+  #bytesInFlight = 0
+  #requestsInFlight = 0
+  #stagedBytesInFlight = 0
+
+  constructor(options: BatcherOptions, directories: number) {
+    this.#o = options
+    // With several directories none may take more than half, so that one that hangs leaves room for the others.
+    const laneBytesMax = directories === 1 ? options.inFlightBytesMax : Math.ceil(options.inFlightBytesMax / 2)
+    this.#lanes = Array.from({ length: directories }, (_, i) => new DirectoryLane(i, laneBytesMax, options.pool.size * 8))
+    this.#encoder = new BatchEncoder(options.layout, options.words, options.arena.region)
+    this.#quarantine = new Quarantine(options.words, () => this.#schedulePump())
+    this.#budget = new CopyBudget(() => this.#pump())
+    options.arena.onFree(() => { if (this.#queued > 0 || this.#roomWaiters.length > 0) this.#schedulePump() })
+  }
+
+  get inFlightRequests(): number { return this.#requestsInFlight }
+  get inFlightBytes(): number { return this.#bytesInFlight }
+  get queuedRequests(): number { return this.#queued }
+  get queuedBytes(): number { return this.#queuedBytes }
+  get quarantinedBytes(): number { return this.#quarantine.bytes }
+  get unsettled(): number { return this.#unsettled }
+
+  /** Takes a request; it settles by its onResult, always. The call's scope must be watched by the caller (see cancel()). */
+  submit(request: TransferRequest): void {
+    this.#unsettled++
+    if (this.#queued >= QUEUE_REQUESTS_MAX) {
+      this.#refuse(request, `${QUEUE_REQUESTS_MAX} requests are waiting already`)
+      return
+    }
+    this.#queued++
+    this.#queuedBytes += request.length
+    if (isMutation(request)) {
+      const line = this.#mutations.get(request.storedKey)
+      if (line) {
+        line.push(request)
+        return
+      }
+      this.#mutations.set(request.storedKey, [request])
+    }
+    this.#lanes[request.directory]!.push(request)
+    this.#schedulePump()
+  }
+
+  /** Ends requests that are not settled: with `timeout` or `cancelled`, by the error's code. Memory that the kernel holds stays quarantined. */
+  readonly cancel = (requests: readonly TransferRequest[], error: HiCacheError): void => {
+    const failure = error.code === 'ERR_TIMEOUT' ? 'timeout' : error.code === 'ERR_CANCELLED' || error.code === 'ERR_CLOSED' ? 'cancelled' : 'failed'
+    let started = false
+    for (const request of requests) {
+      if (request.settled) continue
+      const waiting = request.word < 0
+      // Called off before it began, or begun: either way the batch's result, or the worker's death, brings its memory back.
+      if (!waiting && !this.#o.words.cancel(request.word)) {
+        started = true
+        if (failure === 'timeout') this.#o.onDirectory(request.directory, 'deadline')
+      }
+      if (waiting) this.#leaveQueue(request)
+      this.#settle(request, { failure, error: withKey(error, request) })
+    }
+    // Also for those that never begin: the agent then need not hold its answer back for them.
+    if (started || requests.length > 0) this.#o.addon.cancel()
+    this.#schedulePump()
+  }
+
+  /** Would `bytes` be admitted now, without waiting? */
+  hasRoom(bytes: number): boolean {
+    if (this.#queued > 0 || this.#bytesInFlight + bytes > this.#o.inFlightBytesMax) return false
+    return this.#o.arena.bytes - this.#o.arena.usedBytes >= roundUp(bytes)
+  }
+
+  /** Resolves when hasRoom(bytes) holds. */
+  async room(bytes: number): Promise<void> {
+    if (this.hasRoom(bytes)) return
+    await new Promise<void>(resolve => { this.#roomWaiters.push({ bytes, resolve }) })
+  }
+
+  /** Resolves when every request that was submitted so far, and those submitted meanwhile, are settled. */
+  async idle(): Promise<void> {
+    if (this.#unsettled === 0) return
+    await new Promise<void>(resolve => { this.#idleWaiters.push(resolve) })
+  }
+
+  /** Everything not settled, waiting or in flight. */
+  pending(): TransferRequest[] {
+    const all = new Set<TransferRequest>()
+    for (const lane of this.#lanes) for (const request of lane.waiting()) all.add(request)
+    for (const request of this.#inFlight) if (!request.settled) all.add(request)
+    for (const line of this.#mutations.values()) for (const request of line) all.add(request)
+    for (const { request } of this.#copyOuts) if (!request.settled) all.add(request)
+    return [...all]
+  }
+
+  /** Ends the watching of quarantined memory; answers its bytes. */
+  close(): number {
+    for (const waiter of this.#roomWaiters.splice(0)) waiter.resolve()
+    return this.#quarantine.close()
+  }
+
+  #schedulePump(): void {
+    if (this.#pumpScheduled) return
+    this.#pumpScheduled = true
+    queueMicrotask(() => {
+      this.#pumpScheduled = false
+      this.#pump()
+    })
+  }
+
+  #pump(): void {
+    this.#copyOut()
+    for (const lane of this.#lanes) this.#pumpLane(lane)
+    this.#wakeRoomWaiters()
+  }
+
+  #pumpLane(lane: DirectoryLane): void {
+    while (lane.batchesInFlight < lane.batchesMax) {
+      const chosen: TransferRequest[] = []
+      let bytes = 0
+      let blocked = false
+      while (chosen.length < BATCH_PAGES_MAX) {
+        const request = lane.peek()
+        if (!request) break
+        const verdict = this.#admit(lane, request)
+        if (verdict === 'wait') { blocked = true; break }
+        if (verdict === 'refused') { lane.shift(); continue }
+        if (!this.#copyIn(request)) { blocked = true; break }
+        if (request.settled) continue
+        lane.shift()
+        this.#leaveQueue(request)
+        this.#takeOff(lane, request)
+        chosen.push(request)
+        bytes += request.length
+      }
+      if (chosen.length > 0) {
+        const parts = bytes >= SPLIT_BYTES_MIN ? Math.min(this.#o.pool.size, chosen.length) : 1
+        const each = Math.ceil(chosen.length / parts)
+        for (let i = 0; i < chosen.length; i += each) this.#dispatch(lane, chosen.slice(i, i + each))
+      }
+      if (blocked || chosen.length === 0) return
+    }
+  }
+
+  /** Is there room for the request's bytes, its word and its memory? Takes the slot when there is. */
+  #admit(lane: DirectoryLane, request: TransferRequest): 'go' | 'wait' | 'refused' {
+    if (request.slot) return 'go'
+    const { inFlightBytesMax, arena, words } = this.#o
+    if (request.length > inFlightBytesMax) {
+      return this.#refuseWaiting(request, `its ${request.length} bytes are more than the limit of ${inFlightBytesMax} bytes in flight (inFlightBytesMax)`)
+    }
+    const full = words.available === 0 ||
+      (this.#bytesInFlight > 0 && this.#bytesInFlight + request.length > inFlightBytesMax) ||
+      (lane.bytesInFlight > 0 && lane.bytesInFlight + request.length > lane.bytesMax)
+    if (full) return this.#waitOrRefuse(request, 'the limit on bytes in flight is reached')
+    if (request.staged) {
+      const slot = arena.allocate(request.length)
+      if (!slot) {
+        // Only transfers bring memory back by themselves; what callers hold, or a hung file system, may never come.
+        if (this.#stagedBytesInFlight > 0) return this.#waitOrRefuse(request, 'the arena is in use by other transfers')
+        return this.#refuseWaiting(request, `the arena has no ${request.length} free bytes in one piece: callers hold ${arena.heldBytes} of ${arena.bytes} ` +
+          `(release arena tensors), the kernel ${this.#quarantine.bytes}; or raise arenaBytes`)
+      }
+      slot.pin()
+      request.slot = slot
+      request.pinned = slot
+      this.#stagedBytesInFlight += request.length
+    } else if (request.memory.kind === 'direct') {
+      request.pinned = request.memory.owner
+      request.pinned.pin()
+    }
+    return 'go'
+  }
+
+  #waitOrRefuse(request: TransferRequest, why: string): 'wait' | 'refused' {
+    // A batch larger than the limit goes page by page: what follows the admitted pages of its own call may wait for them.
+    if (this.#o.whenFull === 'wait' || request.scope.admitted > 0) return 'wait'
+    return this.#refuseWaiting(request, why)
+  }
+
+  #refuseWaiting(request: TransferRequest, why: string): 'refused' {
+    this.#leaveQueue(request)
+    this.#refuse(request, why)
+    return 'refused'
+  }
+
+  #refuse(request: TransferRequest, why: string): void {
+    this.#settle(request, { failure: 'rejected', error: new HiCacheError('ERR_REJECTED',
+      `The page ${quote(request.storedKey)} was not taken: ${why}.`, { key: request.storedKey }) })
+  }
+
+  /** Copies a source into its slot as far as this turn's budget goes. False: more is to be copied in a later turn. */
+  #copyIn(request: TransferRequest): boolean {
+    if (request.memory.kind !== 'copy-in') return true
+    const source = request.memory.bytes
+    if (source.byteLength !== request.length) {
+      this.#leaveQueue(request)
+      this.#lanes[request.directory]!.shift()
+      this.#unpin(request)
+      this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
+        `The source of ${quote(request.storedKey)} was detached or resized before it was copied. A source stays unchanged until its promise settles.`,
+        { key: request.storedKey }) })
+      return true
+    }
+    const now = this.#budget.take(request.length - request.copied)
+    if (now > 0) {
+      request.slot!.view().set(now === request.length ? source : source.subarray(request.copied, request.copied + now), request.copied)
+      request.copied += now
+    }
+    return request.copied === request.length
+  }
+
+  #takeOff(lane: DirectoryLane, request: TransferRequest): void {
+    request.scope.admitted++
+    request.word = this.#o.words.take()
+    this.#inFlight.add(request)
+    this.#bytesInFlight += request.length
+    this.#requestsInFlight++
+    lane.bytesInFlight += request.length
+    lane.requestsInFlight++
+  }
+
+  #dispatch(lane: DirectoryLane, requests: readonly TransferRequest[]): void {
+    const { descriptors, blob, wantMetas } = this.#encoder.encode(requests)
+    lane.batchesInFlight++
+    const started = performance.now()
+    this.#o.pool.transfer(descriptors, blob, wantMetas).then(
+      answer => this.#finish(lane, requests, answer, started),
+      (error: unknown) => this.#lost(lane, requests, error)
+    ).catch((error: unknown) => {
+      // A fault of ours, or of a listener that a caller gave us: it must not leave a batch unsettled.
+      for (const request of requests) this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_IO', `Settling a batch failed: ${String(error)}.`, { cause: error }) })
+    })
+  }
+
+  #finish(lane: DirectoryLane, requests: readonly TransferRequest[], answer: BatchResult, started: number): void {
+    lane.batchesInFlight--
+    let bytes = 0
+    let answered = false
+    for (let i = 0; i < requests.length; i++) {
+      const request = requests[i]!
+      const base = i * RESULT_STRIDE
+      const status = answer.results[base + ResultField.status]!
+      const done = this.#o.words.isDone(request.word)
+      this.#land(lane, request, done)
+      if (done) answered = true
+      if (request.settled) {
+        if (done) this.#unpin(request)
+        continue
+      }
+      if (status === Status.cancelled) {
+        // Nobody of ours cancelled it (a cancelled request is settled): its agent went down between queue and start.
+        this.#unpin(request)
+        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_WORKER', 'The worker that held the request ended before it began.', { key: request.storedKey }) })
+        continue
+      }
+      bytes += request.length
+      const result: RequestResult & { failure: null } = {
+        failure: null, status, errno: answer.results[base + ResultField.errno]!, length: answer.results[base + ResultField.length]!,
+        meta: answer.metas.length > 0 ? answer.metas.slice(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null, bytes: null, slot: null
+      }
+      this.#deliver(request, result)
+    }
+    if (answered) this.#o.onDirectory(lane.index, 'answered')
+    this.#o.metrics.batch(metricsOp(requests[0]!.op), requests.length, bytes, (performance.now() - started) / 1000)
+    this.#pump()
+  }
+
+  /** Results in the slot go where the caller wants them. */
+  #deliver(request: TransferRequest, result: RequestResult & { failure: null }): void {
+    const good = result.status === Status.ok || result.status === Status.unverified
+    const { kind } = request.memory
+    if (!good || kind === 'none' || kind === 'direct' || kind === 'copy-in') {
+      this.#unpin(request)
+      this.#settle(request, result)
+    } else if (kind === 'arena') {
+      // The receiver holds it (or not) while it is still pinned.
+      const slot = request.slot!
+      request.slot = null
+      request.pinned = null
+      this.#stagedBytesInFlight -= request.length
+      this.#settle(request, { ...result, slot })
+      slot.unpin()
+    } else {
+      const fresh = kind === 'fresh'
+      const bytes = kind === 'copy-out' ? request.memory.bytes : new Uint8Array(request.length)
+      request.copied = 0
+      this.#copyOuts.push({ request, result, bytes, fresh })
+    }
+  }
+
+  /** Copies results out of their slots as far as this turn's budget goes. */
+  #copyOut(): void {
+    let head = 0
+    while (head < this.#copyOuts.length) {
+      const { request, result, bytes, fresh } = this.#copyOuts[head]!
+      if (request.settled) {
+        this.#unpin(request)
+        head++
+        continue
+      }
+      if (bytes.byteLength !== request.length) {
+        this.#unpin(request)
+        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
+          `The target of ${quote(request.storedKey)} was detached or resized before it was filled.`, { key: request.storedKey }) })
+        head++
+        continue
+      }
+      const now = this.#budget.take(request.length - request.copied, fresh ? FRESH_MEMORY_WEIGHT : 1)
+      if (now > 0) {
+        const view = request.slot!.view()
+        bytes.set(now === request.length ? view : view.subarray(request.copied, request.copied + now), request.copied)
+        request.copied += now
+      }
+      if (request.copied < request.length) break
+      this.#unpin(request)
+      this.#settle(request, fresh ? { ...result, bytes } : result)
+      head++
+    }
+    if (head > 0) this.#copyOuts.splice(0, head)
+  }
+
+  /** The batch never answered: its worker died. */
+  #lost(lane: DirectoryLane, requests: readonly TransferRequest[], error: unknown): void {
+    lane.batchesInFlight--
+    const failure = HiCacheError.is(error) ? error : new HiCacheError('ERR_WORKER', String(error))
+    for (const request of requests) {
+      const free = this.#o.words.cancel(request.word) || this.#o.words.isDone(request.word)
+      this.#land(lane, request, free)
+      if (free) this.#unpin(request)
+      this.#settle(request, { failure: 'failed', error: withKey(failure, request) })
+    }
+    this.#pump()
+  }
+
+  /** Takes the request off the books of what is in flight. Memory that is not free goes into quarantine, and stays on the books of its directory. */
+  #land(lane: DirectoryLane, request: TransferRequest, free: boolean): void {
+    this.#inFlight.delete(request)
+    this.#bytesInFlight -= request.length
+    this.#requestsInFlight--
+    const landLane = (): void => {
+      lane.bytesInFlight -= request.length
+      lane.requestsInFlight--
+    }
+    if (free) {
+      this.#o.words.giveBack(request.word)
+      landLane()
+    } else {
+      const { pinned } = request
+      if (request.slot) this.#stagedBytesInFlight -= request.length
+      request.slot = null
+      request.pinned = null
+      this.#quarantine.add(request.word, pinned, request.length, landLane)
+    }
+    request.word = -1
+  }
+
+  #unpin(request: TransferRequest): void {
+    const { pinned } = request
+    if (!pinned) return
+    if (request.slot) this.#stagedBytesInFlight -= request.length
+    request.slot = null
+    request.pinned = null
+    pinned.unpin()
+  }
+
+  #leaveQueue(request: TransferRequest): void {
+    if (request.left) return
+    request.left = true
+    this.#queued--
+    this.#queuedBytes -= request.length
+  }
+
+  #settle(request: TransferRequest, result: RequestResult): void {
+    if (request.settled) return
+    this.#leaveQueue(request)
+    if (request.word < 0) this.#unpin(request)
+    this.#unsettled--
+    if (isMutation(request)) this.#passOn(request)
+    request.settle(result)
+    if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
+  }
+
+  /** The next mutation of the same page may go. */
+  #passOn(request: TransferRequest): void {
+    const line = this.#mutations.get(request.storedKey)
+    const place = line?.indexOf(request) ?? -1
+    if (!line || place < 0) return
+    line.splice(place, 1)
+    if (line.length === 0) this.#mutations.delete(request.storedKey)
+    if (place !== 0 || line.length === 0) return
+    this.#lanes[request.directory]!.push(line[0]!)
+    this.#schedulePump()
+  }
+
+  #wakeRoomWaiters(): void {
+    for (let i = 0; i < this.#roomWaiters.length;) {
+      if (this.hasRoom(this.#roomWaiters[i]!.bytes)) this.#roomWaiters.splice(i, 1)[0]!.resolve()
+      else i++
+    }
+  }
+}
+
+function isMutation(request: TransferRequest): boolean { return request.op === Op.pageWrite || request.op === Op.pageDelete }
+
+function metricsOp(op: number): MetricsOp {
+  switch (op) {
+    case Op.pageWrite: return 'write'
+    case Op.pageRead: return 'read'
+    case Op.pageDelete: return 'delete'
+    default: return 'exists'
+  }
+}
+
+function withKey(error: HiCacheError, request: TransferRequest): HiCacheError {
+  return new HiCacheError(error.code, error.message, { key: request.storedKey, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }) })
+}
+
+/** The error of an operation that the system failed. */
+export function ioError(errno: number, key: string, action: string): HiCacheError {
+  const name = errnoName(errno)
+  return new HiCacheError('ERR_IO', `${action} the page ${quote(key)} failed: ${name}${IO_REMEDIES[name] ?? ''}.`, { key, errno: name })
+}
+
+const IO_REMEDIES: Readonly<Record<string, string>> = {
+  ENOSPC: ' (the file system is full: free space, or configure the l3 cleaner)',
+  EDQUOT: ' (the quota is used up)',
+  EROFS: ' (the file system is read-only)',
+  EACCES: ' (the directory does not let this user write)',
+  EIO: ' (the device reports an error: look at the kernel log)',
+  ENOENT: ' (the storage directory is gone)',
+  EPROTONOSUPPORT: ' (the file was written by a newer version of this package and is left alone)'
+}

@@ -1,0 +1,69 @@
+import { HiCacheError } from '../error.js'
+import type { TransferRequest } from './transfer-request.js'
+
+/** Options of every call that transfers or looks up. */
+export interface CallOptions {
+  /** Ends the call's unsettled pages as `cancelled`. */
+  signal?: AbortSignal
+  /** Deadline in milliseconds from now, 1 to 2^31-1; unset: the cache's own `timeoutMs`. Pages unsettled by then end as `timeout`. */
+  timeoutMs?: number
+  /** Background requests go when no foreground request waits. Default: foreground. */
+  priority?: 'foreground' | 'background'
+}
+
+/** What the requests of one call share: deadline, signal, priority. One timer and one listener for the whole batch. */
+export class CallScope {
+  readonly priority: 'foreground' | 'background'
+  /** Requests of this call that were admitted: in `reject` mode the rest of a batch larger than the limit may wait for them. */
+  admitted = 0
+  readonly #requests: TransferRequest[] = []
+  readonly #timeoutMs: number
+  readonly #signal: AbortSignal | undefined
+  #onEnd: ((requests: TransferRequest[], error: HiCacheError) => void) | null = null
+  #timer: NodeJS.Timeout | null = null
+  #unsettled = 0
+
+  constructor(options: CallOptions, timeoutMsDefault: number) {
+    this.priority = options.priority ?? 'foreground'
+    this.#timeoutMs = options.timeoutMs ?? timeoutMsDefault
+    this.#signal = options.signal
+  }
+
+  get aborted(): boolean { return this.#signal?.aborted === true }
+  abortError(): HiCacheError {
+    return new HiCacheError('ERR_CANCELLED', 'The request was cancelled by its signal.', { cause: this.#signal?.reason })
+  }
+
+  add(request: TransferRequest): void {
+    this.#requests.push(request)
+    this.#unsettled++
+  }
+
+  /** Starts the clock. `onEnd` gets the requests that are unsettled when the deadline passes or the signal fires. */
+  watch(onEnd: (requests: TransferRequest[], error: HiCacheError) => void): void {
+    if (this.#unsettled === 0) return
+    this.#onEnd = onEnd
+    this.#timer = setTimeout(() => this.#end(new HiCacheError('ERR_TIMEOUT',
+      `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`)), this.#timeoutMs)
+    this.#signal?.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  settled(): void {
+    if (--this.#unsettled === 0) this.#unwatch()
+  }
+
+  readonly #onAbort = (): void => this.#end(this.abortError())
+
+  #end(error: HiCacheError): void {
+    const onEnd = this.#onEnd
+    this.#unwatch()
+    onEnd?.(this.#requests.filter(request => !request.settled), error)
+  }
+
+  #unwatch(): void {
+    this.#onEnd = null
+    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer = null
+    this.#signal?.removeEventListener('abort', this.#onAbort)
+  }
+}
