@@ -31,6 +31,8 @@ export interface NixlBackendConfigInput {
   readonly env?: NodeJS.ProcessEnv | undefined
   /** The caller's choice of a plugin, in any case; stronger than the configuration's. Keys without a section are that plugin's. */
   readonly plugin?: string | undefined
+  /** The caller's choice of the POSIX plugin's engine; stronger than the use_* keys. */
+  readonly engine?: PosixEngine | undefined
   readonly overrides?: NixlBackendOverrides | undefined
 }
 
@@ -49,10 +51,14 @@ interface Loaded {
   readonly top: ReadonlyMap<string, Setting>
   readonly sections: ReadonlyMap<string, SectionSettings>
   readonly objEnvironment: ReadonlyMap<string, Setting>
+  readonly engine: PosixEngine | undefined
   readonly storageDirs: readonly string[]
   readonly storageDirSource: 'option' | 'config' | 'environment' | 'default'
   readonly warnings: readonly string[]
 }
+
+/** Which key of plugin.posix asks for which engine. */
+const ENGINE_KEYS: Readonly<Record<string, PosixEngine>> = { use_uring: 'io_uring', use_posix_aio: 'posix_aio', use_aio: 'aio' }
 
 const PRIVATE = Symbol('made by load()')
 
@@ -78,6 +84,7 @@ export class NixlBackendConfig {
   readonly warnings: readonly string[]
   readonly #sections: ReadonlyMap<string, SectionSettings>
   readonly #objEnvironment: ReadonlyMap<string, Setting>
+  readonly #engine: PosixEngine | undefined
 
   /** Use {@link NixlBackendConfig.load}. */
   constructor(token: symbol, loaded: Loaded) {
@@ -92,6 +99,7 @@ export class NixlBackendConfig {
     this.warnings = loaded.warnings
     this.#sections = loaded.sections
     this.#objEnvironment = loaded.objEnvironment
+    this.#engine = loaded.engine
   }
 
   /**
@@ -115,8 +123,8 @@ export class NixlBackendConfig {
 
   /** The engine of the POSIX plugin; `auto` = the first that works of Linux AIO, io_uring and POSIX AIO. */
   get posixEngine(): PosixEngine {
-    const { use_uring, use_aio, use_posix_aio } = this.section('posix')
-    return use_uring === true ? 'io_uring' : use_aio === true ? 'aio' : use_posix_aio === true ? 'posix_aio' : 'auto'
+    const values = this.#values('posix')
+    return Object.entries(ENGINE_KEYS).find(([key]) => values.get(key) === true)?.[1] ?? 'auto'
   }
 
   /** The `active` of a section; undefined when the section or the key is not there. */
@@ -150,6 +158,9 @@ export class NixlBackendConfig {
         if (value !== undefined && !facts.alias) values.set(key, value)
       }
     } else for (const [key, { value }] of given ?? []) values.set(key, value)
+    if (plugin === 'posix' && this.#engine !== undefined) {
+      for (const [key, engine] of Object.entries(ENGINE_KEYS)) values.set(key, engine === this.#engine)
+    }
     if (plugin === 'obj') {
       const silent = (key: string): boolean => values.get(key) === ''
       // A session token belongs to the keys it was issued with: the environment's is of no use beside keys of the configuration.
@@ -216,19 +227,27 @@ function load(input: NixlBackendConfigInput, problems: ConfigProblems): Loaded {
   for (const layer of [environment.top, overrides]) validateSettings(layer, new Map(), problems)
   validateSettings(top, sections, problems)
   checkEngines(sections, problems)
-  checkEndpoint(sections.get('obj')?.settings.get('endpoint_override') ?? environment.obj.get('endpoint_override'), problems)
+  const selector = selectorOption === undefined ? top.get('selector') ?? environment.top.get('selector') : undefined
+  const selected = selectorOption ?? selector?.value ?? 'auto'
+  checkEndpoint(sections.get('obj')?.settings.get('endpoint_override'), problems)
+  const endpoint = environment.obj.get('endpoint_override')
+  if (sections.has('obj') || selected === 'obj') checkEndpoint(endpoint, problems)
+  else if (hasCredentials(endpoint)) {
+    // A variable of somebody else's is no reason to refuse a cache that probably has no use for it.
+    environment.obj.delete('endpoint_override')
+    warnings.push(`${endpoint!.origin.key!} is ignored: it has credentials in it`)
+  }
 
   const merged = new Map([...environment.top, ...top, ...overrides])
   checkWatermarks(merged, problems)
   const directories = storageDirectories(merged.get('storage_dir'), problems)
-  const selector = top.get('selector') ?? environment.top.get('selector')
   return {
     source: source.description,
-    selector: selectorOption !== undefined ? { plugin: selectorOption, from: 'option' }
-      : { plugin: (selector?.value ?? 'auto') as PluginName | 'auto', from: selector?.origin.layer ?? 'default' },
+    selector: { plugin: selected as PluginName | 'auto', from: selectorOption !== undefined ? 'option' : selector?.origin.layer ?? 'default' },
     top: merged,
     sections,
     objEnvironment: environment.obj,
+    engine: readEngineOption(input.engine, problems),
     ...directories,
     warnings,
   }
@@ -242,6 +261,15 @@ function readSelectorOption(plugin: unknown, problems: ConfigProblems): PluginNa
   const meant = closest(name, facts.values as readonly string[])
   problems.add({ layer: 'option', file: '<options>', key: 'plugin' },
     `${expectation(facts, false)}, found ${describeFound(plugin)}${meant === undefined ? '' : `; did you mean ${JSON.stringify(meant)}?`}`)
+  return undefined
+}
+
+function readEngineOption(engine: unknown, problems: ConfigProblems): PosixEngine | undefined {
+  if (engine === undefined) return undefined
+  const engines: readonly unknown[] = ['auto', ...Object.values(ENGINE_KEYS)]
+  if (engines.includes(engine)) return engine as PosixEngine
+  problems.add({ layer: 'option', file: '<options>', key: 'engine' },
+    `expected one of ${engines.map((one) => JSON.stringify(one)).join(', ')}, found ${describeFound(engine)}`)
   return undefined
 }
 
@@ -262,7 +290,7 @@ function readOverrides(overrides: NixlBackendOverrides, problems: ConfigProblems
 
 function checkEngines(sections: ReadonlyMap<string, SectionSettings>, problems: ConfigProblems): void {
   const settings = sections.get('posix')?.settings
-  const asked = ['use_uring', 'use_posix_aio', 'use_aio'].flatMap((key) => {
+  const asked = Object.keys(ENGINE_KEYS).flatMap((key) => {
     const setting = settings?.get(key)
     return setting?.value === true ? [{ key, setting }] : []
   })
@@ -284,8 +312,9 @@ function checkWatermarks(merged: ReadonlyMap<string, Setting>, problems: ConfigP
 }
 
 /** Credentials in a URL would show wherever the endpoint does. */
+const hasCredentials = (endpoint: Setting | undefined): boolean => typeof endpoint?.value === 'string' && endpoint.value.includes('@')
 function checkEndpoint(endpoint: Setting | undefined, problems: ConfigProblems): void {
-  if (endpoint === undefined || typeof endpoint.value !== 'string' || !endpoint.value.includes('@')) return
+  if (endpoint === undefined || !hasCredentials(endpoint)) return
   problems.add(endpoint.origin, 'expected an address without credentials, found one with an @ (which is not shown): give access_key and secret_key instead')
 }
 

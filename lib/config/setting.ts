@@ -19,6 +19,9 @@ export interface Setting { readonly value: unknown; readonly origin: Origin }
 /** One plugin section as it was given. */
 export interface SectionSettings { readonly name: string; readonly origin: Origin; readonly settings: Map<string, Setting> }
 
+/** A key that could break a line of a log, or hide in one, is shown as JSON. */
+const shownKey = (key: string): string => /^[\w.@$ -]{1,200}$/.test(key) ? key : JSON.stringify(key.slice(0, 200))
+
 /** Collects what is wrong, so that a check can show all of it at once. */
 export class ConfigProblems {
   readonly #problems: HiCacheError[] = []
@@ -28,7 +31,7 @@ export class ConfigProblems {
     const { file, place, key, layer } = origin
     const at = place === undefined ? file : `${file}:${place.line}:${place.column}`
     // What the program passed is its own argument; everything else is configuration.
-    this.#problems.push(new HiCacheError(layer === 'option' ? 'ERR_ARGUMENT' : 'ERR_CONFIG', `${at}: ${key === undefined ? '' : `${key}: `}${text}`,
+    this.#problems.push(new HiCacheError(layer === 'option' ? 'ERR_ARGUMENT' : 'ERR_CONFIG', `${at}: ${key === undefined ? '' : `${shownKey(key)}: `}${text}`,
       place === undefined ? {} : { where: { file, line: place.line, column: place.column } }))
   }
 

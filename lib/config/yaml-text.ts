@@ -12,8 +12,8 @@ export function parseYamlText(text: string): ParsedValue {
     const { line, col } = lines.linePos(offset)
     return { line: Math.max(line, 1), column: Math.max(col, 1) }
   }
-  // prettyErrors would quote the line at fault, and with it a secret.
-  const document = parseDocument(text, { version: '1.2', schema: 'core', uniqueKeys: true, lineCounter: lines, prettyErrors: false, logLevel: 'silent' })
+  // prettyErrors would quote the line at fault, and with it a secret. logLevel prints nothing here; silent would let a second document pass.
+  const document = parseDocument(text, { version: '1.2', schema: 'core', uniqueKeys: true, lineCounter: lines, prettyErrors: false, logLevel: 'error' })
   if (document.directives.yaml.version !== '1.2') {
     throw new SyntaxProblem('expected YAML 1.2, found a %YAML directive for another version', { line: 1, column: 1 })
   }

@@ -31,12 +31,12 @@ export class PosixProbe implements PluginProbe {
 }
 
 function explicit(engine: EngineReport): ProbeResult {
-  const wish = `plugin.posix.${KEYS[engine.name]}`
+  const title = `${TITLES[engine.name]} (${KEYS[engine.name]})`
   return engine.usable
-    ? { usable: true, engine: engine.name, reason: `${TITLES[engine.name]} works here, as ${wish} asks for`, remedy: '' }
+    ? { usable: true, engine: engine.name, reason: `${title} is asked for, and works here`, remedy: '' }
     : {
-        usable: false, reason: `${wish} asks for ${TITLES[engine.name]}, which does not work here: ${engine.reason}`,
-        remedy: `${engine.remedy === '' ? '' : `${engine.remedy}; or `}leave ${wish} out, so that the first engine that works is taken`,
+        usable: false, reason: `${title} is asked for, and does not work here: ${engine.reason}`,
+        remedy: `${engine.remedy === '' ? '' : `${engine.remedy}; or `}ask for no engine, so that the first that works is taken`,
       }
 }
 
