@@ -40,6 +40,8 @@ Ends with 1 when a byte was wrong or a page failed. A page that the cache itself
 const MODEL_NAME = 'replay'
 const DEFAULT_PAGE_BYTES = 65536
 const BLOCK_BYTES = 4096
+const PAGE_BYTES_MAX = 256 * 2 ** 20
+const ARENA_BYTES_MAX = 4 * 2 ** 30
 
 interface Plan {
   readonly reader: TraceReader
@@ -64,7 +66,7 @@ export async function run(context: CommandContext): Promise<number> {
 
 async function makePlan(context: CommandContext): Promise<Plan> {
   const given = context.options
-  const pageBytes = given.bytes('page-bytes', { min: BLOCK_BYTES, max: 2 ** 30 }) ?? DEFAULT_PAGE_BYTES
+  const pageBytes = given.bytes('page-bytes', { min: BLOCK_BYTES, max: PAGE_BYTES_MAX }) ?? DEFAULT_PAGE_BYTES
   if (pageBytes % BLOCK_BYTES !== 0) throw new UsageError(`option --page-bytes must be a multiple of ${BLOCK_BYTES}; found ${pageBytes}`)
   const capacity = given.bytes('capacity', { min: 1 })
   const policy = (given.string('policy') ?? 'lru') as SimulatedPolicy
@@ -116,7 +118,7 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
       storageDir: directory.paths,
       modelName: given.string('model-name') ?? MODEL_NAME,
       // Room for the buffers of all requests in flight, and as much again for the cache's own use.
-      arenaBytes: Math.max(64 * 2 ** 20, inFlight * 2),
+      arenaBytes: Math.min(ARENA_BYTES_MAX, Math.max(64 * 2 ** 20, inFlight * 2)),
       ...(plan.capacity === undefined ? {} : { config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30 } }),
     }
     return await context.withCache(async cache => await playOn(cache, context, plan, directory, keep), extra)

@@ -4,45 +4,63 @@ import type { BenchArm, BenchOp } from './bench-arm.js'
 export interface RoundsOptions {
   readonly rounds: number
   readonly ops: readonly BenchOp[]
+  /** Arms that may be left out when they fail in the unmeasured round: comparisons that this system cannot run. */
+  readonly optional: ReadonlySet<BenchArm>
   readonly signal?: AbortSignal
-  /** Before every single measurement, the first of them the unmeasured ones. */
+  /** Before every single measurement, those of the unmeasured round 0 included. */
   onStep?(arm: BenchArm, op: BenchOp, round: number): void
+  onLeftOut?(arm: BenchArm, error: unknown): void
 }
 
 /**
- * Runs arms side by side: in every round each arm runs once, in an order that moves on by one from round to round, so that no arm always follows
- * the same neighbour. Round 0 is not counted: it opens files, compiles code and touches memory for the first time.
+ * Runs arms side by side: in every round each arm runs once, in an order that moves on by one from round to round, so that no arm always has
+ * the first turn. Round 0 is not counted: it opens files, compiles code and touches memory for the first time.
  */
 export class InterleavedRounds {
-  readonly writes: ReadonlyMap<BenchArm, ArmSummary>
-  readonly reads: ReadonlyMap<BenchArm, ArmSummary>
+  private arms: readonly BenchArm[]
+  private readonly summaries = new Map<string, ArmSummary>()
 
-  constructor(readonly arms: readonly BenchArm[]) {
-    this.writes = new Map(arms.map(arm => [arm, new ArmSummary(arm.name, 'write')]))
-    this.reads = new Map(arms.map(arm => [arm, new ArmSummary(arm.name, 'read')]))
-  }
+  constructor(arms: readonly BenchArm[]) { this.arms = arms }
 
   /** Steps that run() takes, for a progress bar. */
-  static steps(arms: number, rounds: number): number { return arms * 2 * (rounds + 1) }
+  static steps(arms: number, options: Pick<RoundsOptions, 'rounds' | 'ops'>): number {
+    return arms * (options.ops.includes('read') ? 2 : 1) * (options.rounds + 1)
+  }
+
+  /** Undefined for an arm that was left out. */
+  summary(arm: BenchArm, op: BenchOp): ArmSummary | undefined { return this.summaries.get(`${op} ${arm.name}`) }
 
   async run(options: RoundsOptions): Promise<void> {
+    // What is read has to be written first, measured or not.
+    const steps: readonly BenchOp[] = options.ops.includes('read') ? ['write', 'read'] : ['write']
     for (let round = 0; round <= options.rounds; round++) {
       const order = this.arms.map((_, index) => this.arms[(index + round) % this.arms.length]!)
       try {
-        // Reads come after all writes: an arm's pages have left every cache by then as far as they ever will.
-        for (const op of ['write', 'read'] as const) {
+        // Reads come after the writes of all arms, so that no arm reads what its device or kernel has just seen more recently than another.
+        for (const op of steps) {
           for (const arm of order) {
-            options.signal?.throwIfAborted()
-            options.onStep?.(arm, op, round)
-            // What is only read has to be written first all the same.
-            if (op === 'read' && !options.ops.includes('read')) continue
-            const sample = await arm[op](round)
-            if (round > 0 && options.ops.includes(op)) (op === 'write' ? this.writes : this.reads).get(arm)!.add(sample)
+            if (this.arms.includes(arm)) await this.step(arm, op, round, options)
           }
         }
       } finally {
         for (const arm of order) await arm.discard(round)
       }
+    }
+  }
+
+  private async step(arm: BenchArm, op: BenchOp, round: number, options: RoundsOptions): Promise<void> {
+    options.signal?.throwIfAborted()
+    options.onStep?.(arm, op, round)
+    try {
+      const sample = await arm[op](round)
+      if (round === 0 || !options.ops.includes(op)) return
+      const key = `${op} ${arm.name}`
+      if (!this.summaries.has(key)) this.summaries.set(key, new ArmSummary(arm.name, op))
+      this.summaries.get(key)!.add(sample)
+    } catch (error) {
+      if (round > 0 || !options.optional.has(arm)) throw error
+      this.arms = this.arms.filter(other => other !== arm)
+      options.onLeftOut?.(arm, error)
     }
   }
 }

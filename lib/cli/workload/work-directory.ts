@@ -58,6 +58,11 @@ export class WorkDirectory {
     return [...devices.values()].reduce((sum, free) => sum + free, 0)
   }
 
+  /** Removes a folder of ours in the directories, with all that is in it. */
+  async empty(folder: string): Promise<void> {
+    for (const path of this.paths) await rm(join(path, folder), { recursive: true, force: true })
+  }
+
   /** Removes the directories with all that is in them, if they were made for this run. */
   async remove(): Promise<void> {
     if (!this.fresh) return
