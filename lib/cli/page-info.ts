@@ -1,4 +1,4 @@
-import type { PageInfo } from '../connector/page-info.js'
+import type { PageInfo } from '../storage/page-info.js'
 import { formatBytes, formatTime } from './format.js'
 
 /** `bfloat16 [2,32,128]`; `-` for a page without a record, of which nothing but the length is known. */

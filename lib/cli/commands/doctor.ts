@@ -4,7 +4,7 @@ import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
 import { HiCacheError } from '../../error.js'
 import { defaultArenaBytes } from '../../memory/memory-limit.js'
 import { NixlBackendSelection, type PluginReport } from '../../selection/nixl-backend-selection.js'
-import { addonCandidates, loadAddon } from '../../transfer/load-addon.js'
+import { loadAddon } from '../../transfer/load-addon.js'
 import type { EngineName, EngineReport, NativeAddon } from '../../transfer/native-binding.js'
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
 import { configInput, CONFIG_OPTIONS } from '../config-input.js'
@@ -48,6 +48,8 @@ export interface DoctorReport {
   readonly selectedBy: string | null
   /** Why no plugin could be selected. */
   readonly failure: string | null
+  /** The plugins that the configuration, the environment or an option ask for; null when nothing does. */
+  readonly askedFor: readonly string[] | null
   readonly config: string
   readonly plugins: readonly PluginReport[]
   readonly engines: readonly EngineFindings[]
@@ -84,6 +86,7 @@ export async function run(context: CommandContext): Promise<number> {
     agent: chosen.selection?.agent ?? (configured.agent === 'auto' ? 'embedded' : configured.agent),
     selectedBy: chosen.selection?.source ?? null,
     failure: chosen.failure,
+    askedFor: askedFor(config),
     config: config.source,
     plugins: chosen.plugins,
     engines: reports.map((one) => ({ ...one, selected: one.name === engine, cost: costs.find((cost) => cost.engine === one.name) ?? null })),
@@ -102,6 +105,12 @@ export async function run(context: CommandContext): Promise<number> {
   if (context.json) await context.output.json(report)
   else await context.output.write(describeDoctor(report, context.style))
   return report.ok ? ExitCode.done : ExitCode.wrong
+}
+
+function askedFor(config: NixlBackendConfig): string[] | null {
+  const active = [...config.sections.values()].filter((section) => section.active === true).map((section) => section.name)
+  if (active.length > 0) return active
+  return config.selector.plugin === 'auto' ? null : [config.selector.plugin]
 }
 
 function tryAddon(): { addon: NativeAddon | undefined; failure: string } {
@@ -180,7 +189,7 @@ function softwareFindings(addon: NativeAddon | undefined, failure: string): Find
     },
   ]
   if (addon === undefined) {
-    findings.push({ name: 'native addon', state: 'fail', value: failure, remedy: `looked for: ${addonCandidates().join(', ')}` })
+    findings.push({ name: 'native addon', state: 'fail', value: failure, remedy: '' })
     return findings
   }
   findings.push({ name: 'native addon', state: 'ok', value: 'loaded', remedy: '' })

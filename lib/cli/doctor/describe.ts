@@ -25,18 +25,21 @@ function remedyLine(remedy: string, style: Style, indent: string): string {
 
 function summary({ selected, engine, agent, selectedBy, failure, config }: DoctorReport, style: Style): string {
   const rows = selected === null
-    ? [['plugin', style.red('none')], ['because', wrap(failure ?? '', WIDTH - 10, ' '.repeat(9))]]
+    ? [['plugin', `${style.red('none')}: ${wrap(shortened(failure ?? ''), WIDTH - 14, ' '.repeat(8))}`]]
     : [['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`}, ${agent} agent ${style.dim(`(by ${selectedBy ?? 'auto'})`)}`]]
   return table([...rows, ['config', config]])
 }
+
+/** The error lists every plugin's reason, as an error has to; here they stand below. */
+function shortened(failure: string): string { return failure.replace(/: (?:3fs|posix|gds_mt|gds|obj): .*$/s, '; the reasons are below') }
 
 function plugins(report: DoctorReport, style: Style): string {
   const width = Math.max(...report.plugins.map(({ name }) => name.length))
   const indent = ' '.repeat(10 + width)
   const lines = report.plugins.map(({ name, usable, reason, remedy }) => {
     const chosen = name === report.selected
-    // A plugin that nobody asked for and that is not here is no fault of this machine.
-    const wanted = report.selected === null && report.failure?.includes(`${name}:`) === true
+    // A plugin that nobody asked for and that is not here is no fault of this machine; posix is the one that every Linux can have.
+    const wanted = report.selected === null && (report.askedFor === null ? name === 'posix' : report.askedFor.includes(name))
     const mark = usable ? style.mark('ok') : style.mark(wanted ? 'fail' : 'info')
     const text = wrap(reason, WIDTH - indent.length, indent)
     const label = name.padEnd(width)
@@ -47,6 +50,7 @@ function plugins(report: DoctorReport, style: Style): string {
 }
 
 function engines({ engines: all, measured, measureNote }: DoctorReport, style: Style): string {
+  if (all.length === 0) return `${style.bold('Engines of plugin posix')}\n        ${style.dim(measureNote)}\n`
   const speed = (value: number | undefined): string => value === undefined ? '' : formatCount(Math.round(value))
   const wasMeasured = all.some(({ cost }) => cost !== null)
   const titles = ['', '', ...wasMeasured ? ['read MiB/s', 'write MiB/s', 'CPU s/GiB'] : [], ''].map((title) => style.dim(title))
@@ -78,12 +82,12 @@ function directoryBlock(directory: DirectoryFindings, style: Style): string {
   const { path, realPath, state, exists, probed, fileSystem, direct, engine, engineReason, tmpfile, freeBytes, totalBytes, ownerUid, mode, problems } = directory
   let text = `${style.bold('Directory')} ${path}\n`
   if (fileSystem !== 'unknown' || state !== 'fail') {
-    const me = process.getuid?.()
+    const me = process.geteuid?.()
     const rows = [
       ['', exists ? 'is there' : `is not there yet; the first cache makes it (mode 0700) in ${probed}`],
       ...realPath === path ? [] : [['', `leads to ${realPath}`]],
       ['file system', `${fileSystem}, ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)}`],
-      ['I/O', `${direct ? 'O_DIRECT' : 'buffered'}, ${engine ? 'by the engine' : `by threads (${engineReason})`}${tmpfile ? ', O_TMPFILE' : ', named temporaries'}`],
+      ...direct || engine || tmpfile || engineReason !== 'not tried' ? [['I/O', `${direct ? 'O_DIRECT' : 'buffered'}, ${engine ? 'by the engine' : `by threads (${engineReason})`}${tmpfile ? ', O_TMPFILE' : ', named temporaries'}`]] : [],
       ...exists ? [['owner', `${ownerUid === me ? 'this user' : `user ${ownerUid}`}, mode ${mode}`]] : [],
     ]
     const [first, ...rest] = rows

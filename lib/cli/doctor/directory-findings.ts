@@ -1,4 +1,4 @@
-import { stat, statfs } from 'node:fs/promises'
+import { lstat, stat, statfs } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import type { DirectoryReport, NativeAddon } from '../../transfer/native-binding.js'
@@ -70,7 +70,8 @@ async function look(addon: NativeAddon | undefined, path: string): Promise<Direc
     const code = (error as NodeJS.ErrnoException).code
     return failed(path, `${exists ? '' : `${probed}, in which it would be made: `}${error instanceof Error ? error.message : String(error)}`, remedyFor(code, probed))
   }
-  const problems = problemsOf(report, path, exists, addon !== undefined)
+  const link = exists ? await lstat(path).catch(() => undefined) : undefined
+  const problems = problemsOf(report, path, exists, addon !== undefined, link?.isSymbolicLink() === true ? link.uid : undefined)
   return {
     path, realPath: exists ? report.realPath : path, exists, probed,
     state: problems.some(({ state }) => state === 'fail') ? 'fail' : problems.length > 0 ? 'warn' : 'ok',
@@ -80,10 +81,10 @@ async function look(addon: NativeAddon | undefined, path: string): Promise<Direc
   }
 }
 
-function problemsOf(report: DirectoryReport, path: string, exists: boolean, tried: boolean): DirectoryProblem[] {
+function problemsOf(report: DirectoryReport, path: string, exists: boolean, tried: boolean, linkUid: number | undefined): DirectoryProblem[] {
   const problems: DirectoryProblem[] = []
   const add = (state: 'warn' | 'fail', message: string, remedy: string): void => { problems.push({ state, message, remedy }) }
-  const me = process.getuid?.() ?? report.ownerUid
+  const me = process.geteuid?.() ?? report.ownerUid
   const where = exists ? path : report.path
   if (!report.writable) {
     add('fail', exists ? 'this user cannot write to it' : `it is not there, and this user cannot make it in ${where}`,
@@ -92,6 +93,10 @@ function problemsOf(report: DirectoryReport, path: string, exists: boolean, trie
   if (exists && report.ownerUid !== me) {
     add('fail', `it belongs to user ${report.ownerUid}, and this is user ${me} (${userName()}): whoever owns it could change pages`,
       `chown ${me} ${where}, or give a directory of your own`)
+  }
+  if (linkUid !== undefined && linkUid !== me) {
+    add('fail', `it is a link of user ${linkUid}, and this is user ${me} (${userName()}): whoever owns the link decides where pages go`,
+      `give the directory it leads to, ${report.realPath}`)
   }
   if (exists && (report.mode & 0o022) !== 0) add('warn', `others may write to it (mode ${octal(report.mode)})`, `chmod 0700 ${where}`)
   else if (exists && (report.mode & 0o055) !== 0) add('warn', `others may read it (mode ${octal(report.mode)}): pages hold what users wrote`, `chmod 0700 ${where}`)
@@ -113,7 +118,7 @@ async function withoutAddon(path: string): Promise<DirectoryReport> {
   const [{ uid, mode }, { bavail, blocks, bsize }] = await Promise.all([stat(path), statfs(path)])
   return {
     path, realPath: path, fileSystem: 'unknown', direct: false, directReason: 'not tried', engine: false, engineReason: 'not tried', tmpfile: false,
-    freeBytes: bavail * bsize, totalBytes: blocks * bsize, ownerUid: uid, mode: mode & 0o7777, writable: uid === process.getuid?.() && (mode & 0o200) !== 0,
+    freeBytes: bavail * bsize, totalBytes: blocks * bsize, ownerUid: uid, mode: mode & 0o7777, writable: uid === process.geteuid?.() && (mode & 0o200) !== 0,
   }
 }
 

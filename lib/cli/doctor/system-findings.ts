@@ -59,7 +59,8 @@ function ioUring({ engines }: SystemNeeds, read: Read): Finding {
       remedy: 'allow io_uring_setup, io_uring_enter and io_uring_register in the container\'s seccomp profile; Linux AIO serves without it',
     }
   }
-  return { name: 'io_uring', state: 'warn', value: engine?.reason ?? 'not tried: the native addon does not load', remedy: engine?.remedy ?? '' }
+  if (engine === undefined) return { name: 'io_uring', state: 'info', value: 'not tried: the native addon does not load', remedy: '' }
+  return { name: 'io_uring', state: 'warn', value: engine.reason, remedy: engine.remedy }
 }
 
 function kernelAio({ aioEvents }: SystemNeeds, read: Read): Finding | undefined {
