@@ -59,7 +59,7 @@ export interface VerifyReport { pages: number; bytes: number; ok: number; corrup
 interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
 
 interface Parts {
-  readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection; readonly engine: EngineName
+  readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection
   readonly directories: readonly DirectoryReport[]; readonly names: KeyNames; readonly options: OpenOptions; readonly logger: Logger
 }
 
@@ -111,7 +111,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const names = new KeyNames(options)
     const { plugin, env } = options
     const config = NixlBackendConfig.load({
-      config: options.config, env, plugin,
+      config: options.config, env, plugin, engine: options.engine,
       overrides: {
         storageDir: options.storageDir, storageLayout: options.storageLayout, directoryScheme: options.directoryScheme, modelName: options.modelName,
         fingerprint: options.fingerprint, agent: options.agent, workers: options.workers, threads: options.threads, queueDepth: options.queueDepth,
@@ -125,17 +125,17 @@ export class HiCacheNixl implements AsyncDisposable {
     const addon = loadAddon()
     const selection = await NixlBackendSelection.select(config, addon)
     const logger = options.logger ?? silentLogger
-    const engine = await chooseEngine(options.engine, selection.engine, addon)
     const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
     checkDistinct(directories)
     options.signal?.throwIfAborted()
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
-    return new HiCacheNixl({ addon, config, selection, engine, directories, names: scheme, options, logger })
+    return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger })
   }
 
   private constructor(parts: Parts) {
-    const { addon, config, selection, engine, directories, names, logger } = parts
+    const { addon, config, selection, directories, names, logger } = parts
     const settings = config.options
+    const engine = selection.engine as EngineName
     this.config = config
     this.directories = directories
     this.#addon = addon
@@ -873,15 +873,6 @@ export class HiCacheNixl implements AsyncDisposable {
 
 /** Memory that the kernel never gave back. */
 const LEAKED = new Set<object>()
-
-async function chooseEngine(asked: OpenOptions['engine'], selected: string, addon: NativeAddon): Promise<EngineName> {
-  if (asked === undefined || asked === 'auto') return selected as EngineName
-  const report = (await addon.probeEngines()).find(({ name }) => name === asked)
-  if (report?.usable !== true) {
-    throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `The engine ${asked} cannot be used: ${report?.reason ?? 'it is not known'}. ${report?.remedy ?? ''}`)
-  }
-  return asked
-}
 
 function checkDistinct(directories: readonly DirectoryReport[]): void {
   const seen = new Map<string, string>()
