@@ -114,7 +114,7 @@ export async function run(context: CommandContext): Promise<number> {
     ], '', '  '))
     for (const problem of findings.problems) await say(`  ${style.mark('fail')}  ${problem}\n`)
     await say(`\n${style.dim('Nothing computes attention here: how long the saved prefill would have taken depends on your model and GPU, so no such figure is shown.')}\n`)
-    await say(`${style.dim(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s.`)}\n`)
+    await say(style.dim(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s.`) + '\n')
     return good ? 0 : 1
   } finally {
     if (keep) context.note(`The pages are in ${directory.paths.join(', ')}.`)

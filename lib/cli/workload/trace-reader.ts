@@ -20,13 +20,7 @@ export class TraceReader {
   async *requests(): AsyncGenerator<TraceRequest, void, undefined> {
     if (this.limit <= 0) return
     const input = createReadStream(this.file)
-    // A failed open reaches the caller as a rejection only when somebody listens: readline alone would leave it unhandled.
-    let failure: NodeJS.ErrnoException | null = null
     const lines = createInterface({ input, crlfDelay: Infinity })
-    input.on('error', error => {
-      failure = error
-      lines.close()
-    })
     let line = 0
     let requests = 0
     try {
@@ -36,13 +30,13 @@ export class TraceReader {
         yield { line, blockIds: this.parse(text, line) }
         if (++requests >= this.limit) return
       }
+    } catch (cause) {
+      if (HiCacheError.is(cause)) throw cause
+      const { message, code } = cause as NodeJS.ErrnoException
+      throw new HiCacheError('ERR_ARGUMENT', `cannot read the trace '${this.file}': ${message}`, { cause, ...(code === undefined ? {} : { errno: code }) })
     } finally {
       lines.close()
       input.destroy()
-    }
-    if (failure !== null) {
-      const { message, code } = failure as NodeJS.ErrnoException
-      throw new HiCacheError('ERR_ARGUMENT', `cannot read the trace '${this.file}': ${message}`, { cause: failure, ...(code === undefined ? {} : { errno: code }) })
     }
   }
 
