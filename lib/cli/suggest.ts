@@ -4,5 +4,5 @@ import { closest } from '../config/spelling.js'
 export function suggest(word: string, candidates: Iterable<string>): string | undefined {
   const all = [...candidates]
   const begun = word.length < 3 ? [] : all.filter((candidate) => candidate.startsWith(word))
-  return begun.length === 1 ? begun[0] : closest(word, all)
+  return begun[0] ?? closest(word, all)
 }

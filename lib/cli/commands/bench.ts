@@ -23,7 +23,7 @@ export const options: OptionSpecs = {
   ops: { type: 'string', value: 'LIST', help: 'read, write or both. Default: read,write.' },
   rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 9; one more comes first, unmeasured.' },
   bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 256MiB.' },
-  threads: { type: 'string', value: 'N', help: 'Native threads per worker and directory; the C++ loop runs on as many as all workers together. Default: 16.' },
+  threads: { type: 'string', value: 'N', help: 'Native threads of the store, of all workers together; the C++ loop runs on as many. Default: 16.' },
   'zero-copy': { type: 'boolean', help: 'Only arena memory as source and target.' },
   copying: { type: 'boolean', help: 'Only ordinary memory as source and target. Default: both.' },
   only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs. Default: all. Memory is told apart best with hicache alone.' },

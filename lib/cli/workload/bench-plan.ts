@@ -19,7 +19,7 @@ export class BenchPlan {
   readonly rounds: number
   /** Bytes of one contestant in one round, as asked for; whole batches are moved. */
   readonly bytes: number
-  /** Native threads per worker and directory; null: the cache's own default. */
+  /** Native threads per directory, of all workers together; null: the cache's own default. */
   readonly threads: number | null
   readonly workers: number
   readonly zeroCopy: readonly boolean[]

@@ -88,7 +88,7 @@ export class PageSizeBench {
       this.peers.push(new DeviceLimitArm({ bench, directory: await inside('limit'), pageBytes, pages, queueDepth }))
     }
     if (plan.only.has('loop')) {
-      const threads = (plan.threads ?? THREADS_DEFAULT) * plan.workers
+      const threads = plan.threads ?? THREADS_DEFAULT
       this.peers.push(new FileLoopArm({ bench, directory: await inside('loop'), pageBytes, pages, threads, direct }))
     }
     if (plan.only.has('fs')) {
