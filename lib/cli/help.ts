@@ -38,7 +38,7 @@ export function commandHelp(command: Command, path: string, style: Style): strin
 
 function optionRows(specs: OptionSpecs): string {
   const names = Object.entries(specs).map(([name, spec]) => {
-    const value = spec.type === 'boolean' ? '' : ` ${spec.choices?.join('|') ?? spec.value ?? 'VALUE'}`
+    const value = spec.type === 'boolean' ? '' : ` ${spec.value ?? spec.choices?.join('|') ?? 'VALUE'}`
     return `${spec.short === undefined ? '    ' : `-${spec.short}, `}--${name}${value}`
   })
   const width = Math.min(34, Math.max(...names.map((name) => name.length)))

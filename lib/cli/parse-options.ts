@@ -54,7 +54,7 @@ export function parseOptions(args: readonly string[], specs: OptionSpecs): Parse
 }
 
 function checkedValue(rawName: string, value: string | undefined, inline: boolean, spec: OptionSpec): string {
-  const wanted = spec.choices?.join(' or ') ?? spec.value ?? 'a value'
+  const wanted = spec.choices === undefined ? spec.value ?? 'a value' : listed(spec.choices)
   if (value === undefined) throw new UsageError(`option ${rawName} needs ${wanted}`)
   // parseArgs takes the next argument whatever it is; `--config --json` is far likelier a forgotten value than a file of that name.
   if (!inline && value.length > 1 && value.startsWith('-') && !/^-\d/.test(value)) {
@@ -66,6 +66,8 @@ function checkedValue(rawName: string, value: string | undefined, inline: boolea
   }
   return value
 }
+
+function listed(choices: readonly string[]): string { return choices.length < 2 ? choices.join() : `${choices.slice(0, -1).join(', ')} or ${choices.at(-1)!}` }
 
 function unknownOption(rawName: string, name: string, specs: OptionSpecs, shorts: ReadonlySet<string>): UsageError {
   if (!rawName.startsWith('--')) {

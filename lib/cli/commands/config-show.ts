@@ -1,4 +1,5 @@
 import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
+import { PLUGIN_NAMES } from '../../config/schema-facts.js'
 import { HiCacheError } from '../../error.js'
 import { NixlBackendSelection } from '../../selection/nixl-backend-selection.js'
 import { loadAddon } from '../../transfer/load-addon.js'
@@ -16,7 +17,7 @@ export const details = 'Defaults, file, environment and options put together, an
 export async function run(context: CommandContext): Promise<number> {
   const config = NixlBackendConfig.load(configInput(context))
   const { output, style } = context
-  let plugin: string = config.selector.plugin
+  let plugin: string = PLUGIN_NAMES.find((one) => config.active(one) === true) ?? config.selector.plugin
   let engine = ''
   let selectedBy: string = config.selector.from
   const warnings = [...config.warnings]

@@ -11,7 +11,7 @@ export const summary = 'Store a page from a file or stdin'
 export const usage = 'KEY [FILE|-]'
 export const positionals = [1, 2] as const
 export const options = {
-  dtype: { type: 'string', choices: Object.keys(DTYPES), help: 'Element type to store with the page. Default: plain bytes.' },
+  dtype: { type: 'string', value: 'DTYPE', choices: Object.keys(DTYPES), help: `Element type to store with the page: ${Object.keys(DTYPES).join(', ')}. Default: plain bytes.` },
   shape: { type: 'string', value: 'N,N,...', help: 'Shape to store with the page; needs --dtype. Default: one dimension.' },
   ...STORE_OPTIONS, ...IDENTITY_OPTIONS,
 } as const
