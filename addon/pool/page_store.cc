@@ -369,8 +369,12 @@ bool PageStore::open(PageRead& read, Outcome& outcome) {
       outcome = Outcome::of(Status::length, record.payload_length);
     } else {
       outcome = Outcome::of(Status::corrupt);
-      if ((read.flags & flag::drop_corrupt) != 0) drop_if_same(read);
+      if ((read.flags & flag::drop_corrupt) != 0) drop(read);
     }
+    return false;
+  }
+  if (read.memory.gate != nullptr && read.memory.gate->closed()) {
+    outcome = Outcome::failed(ECANCELED);
     return false;
   }
   if (whole > 0) read.iov[read.iov_count++] = {read.memory.data, whole};
@@ -428,7 +432,7 @@ Outcome PageStore::verify(PageRead& read, int64_t moved) {
              })) {
     outcome = Outcome::failed(ECANCELED);
   }
-  if (ours && (read.flags & flag::drop_corrupt) != 0) drop_if_same(read);
+  read.drop = ours && (read.flags & flag::drop_corrupt) != 0;
   read.fd.reset();
   return outcome;
 }
@@ -436,10 +440,12 @@ Outcome PageStore::verify(PageRead& read, int64_t moved) {
 Outcome PageStore::read(PageRead& read) {
   Outcome outcome;
   if (!open(read, outcome)) return outcome;
-  return verify(read, file_io::read_all(read.fd.get(), read.iov, read.iov_count, 0, read.direct, read.page.name));
+  outcome = verify(read, file_io::read_all(read.fd.get(), read.iov, read.iov_count, 0, read.direct, read.page.name));
+  if (read.drop) drop(read);
+  return outcome;
 }
 
-void PageStore::drop_if_same(const PageRead& read) {
+void PageStore::drop(const PageRead& read) {
   Place where;
   struct stat status;
   if (place(read.page.name, false, where) != 0) return;

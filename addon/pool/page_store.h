@@ -86,6 +86,7 @@ struct PageRead {
   uint64_t wanted = 0;  // bytes that must arrive
   dev_t device = 0;
   ino_t inode = 0;
+  bool drop = false;  // out of verify(): the file is ours and damaged, and the caller asked to be rid of it: call drop()
 };
 
 struct ListedFile {
@@ -110,9 +111,11 @@ class PageStore {
 
   // True: the read goes on, move the bytes and verify. False: `outcome` is the answer already.
   bool open(PageRead&, Outcome& outcome);
-  // `moved`: the bytes that arrived, or -errno. Closes the file.
+  // `moved`: the bytes that arrived, or -errno. Closes the file, and never blocks on the file system otherwise.
   Outcome verify(PageRead&, int64_t moved);
-  // open(), preadv, verify().
+  // Removes the file, if its name still means the one that was read.
+  void drop(const PageRead&);
+  // open(), preadv, verify(), drop().
   Outcome read(PageRead&);
 
   Outcome check(const PageName&, uint32_t flags);
@@ -152,7 +155,6 @@ class PageStore {
   int write_named(const PageName&, const Place&, const Memory&, const uint8_t* last, size_t last_bytes);
   int open_new(const Place&, const char* path, int flags, const Memory&, const char* name, bool& direct);
   int write_content(int fd, bool direct, const Memory&, const uint8_t* last, size_t last_bytes, const char* name);
-  void drop_if_same(const PageRead&);
 
   const std::string path_;
   const bool direct_;

@@ -30,7 +30,7 @@ std::string errno_name(int error) {
   for (const Entry& entry : entries) {
     if (entry.error == error) return entry.name;
   }
-  return "E" + std::to_string(error);
+  return std::string("E").append(std::to_string(error));
 }
 
 int errno_of(const std::string& name) {

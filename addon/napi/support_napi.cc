@@ -1,0 +1,243 @@
+#include "napi/support_napi.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+
+#include "napi/agent_napi.h"
+#include "util/errno_name.h"
+
+namespace hicache {
+
+Napi::Error make_error(Napi::Env env, const char* code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Value().Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+Napi::Error make_system_error(Napi::Env env, int error, const std::string& what) {
+  Napi::Error made = make_error(env, errno_name(error).c_str(), what + ": " + errno_name(error) + " (" + std::generic_category().message(error) + ").");
+  made.Value().Set("errno", Napi::Number::New(env, error));
+  return made;
+}
+
+bool bytes_of(Napi::Value value, Bytes& out) {
+  // The raw calls: they work on shared memory, and an Int32Array needs no other code than a Uint8Array.
+  if (value.IsTypedArray()) {
+    napi_typedarray_type type;
+    size_t length = 0;
+    void* data = nullptr;
+    if (napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) != napi_ok) return false;
+    out = {static_cast<uint8_t*>(data), length * value.As<Napi::TypedArray>().ElementSize()};
+    return true;
+  }
+  if (value.IsDataView()) {
+    size_t length = 0;
+    void* data = nullptr;
+    if (napi_get_dataview_info(value.Env(), value, &length, &data, nullptr, nullptr) != napi_ok) return false;
+    out = {static_cast<uint8_t*>(data), length};
+    return true;
+  }
+  return false;
+}
+
+bool string_of(Napi::Object options, const char* name, std::string& out) {
+  const Napi::Value value = options.Get(name);
+  if (value.IsEmpty() || !value.IsString()) {
+    throw_argument(options.Env(), std::string(name) + " must be a string.");
+    return false;
+  }
+  out = value.As<Napi::String>().Utf8Value();
+  if (out.empty() || out.find('\0') != std::string::npos) {
+    throw_argument(options.Env(), std::string(name) + " must be a string without NUL, and not empty.");
+    return false;
+  }
+  return true;
+}
+
+bool bool_of(Napi::Object options, const char* name, bool fallback, bool& out) {
+  const Napi::Value value = options.Get(name);
+  if (!value.IsEmpty() && value.IsUndefined()) {
+    out = fallback;
+    return true;
+  }
+  if (value.IsEmpty() || !value.IsBoolean()) {
+    throw_argument(options.Env(), std::string(name) + " must be a boolean.");
+    return false;
+  }
+  out = value.As<Napi::Boolean>().Value();
+  return true;
+}
+
+bool number_of(Napi::Object options, const char* name, double fallback, double low, double high, double& out) {
+  const Napi::Value value = options.Get(name);
+  if (!value.IsEmpty() && value.IsUndefined() && !std::isnan(fallback)) {
+    out = fallback;
+    return true;
+  }
+  out = !value.IsEmpty() && value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
+  if (!(out >= low && out <= high) || std::floor(out) != out) {
+    throw_argument(options.Env(), std::string(name) + " must be a whole number from " + std::to_string(static_cast<int64_t>(low)) + " to " +
+                                      std::to_string(static_cast<int64_t>(high)) + ".");
+    return false;
+  }
+  return true;
+}
+
+// ---- environments ----
+
+Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+void Environment::attach(Napi::Env env) {
+  auto* const mine = new Environment;
+  env.SetInstanceData<Environment>(mine);
+  // An asynchronous hook: Node runs the loop until it is removed, so that libuv can close our handles. A synchronous one would leave them
+  // behind in a worker's loop.
+  napi_add_async_cleanup_hook(
+      env,
+      [](napi_async_cleanup_hook_handle handle, void* data) {
+        auto* const environment = static_cast<Environment*>(data);
+        environment->cleanup = handle;
+        environment->cleaning = true;
+        environment->ending->store(true);
+        // Each drains for its bounded time and hands what is left to a reaper.
+        const std::set<AgentWrap*> agents = environment->agents;
+        for (AgentWrap* agent : agents) agent->environment_ends();
+        for (const RegionRef& region : environment->regions) {
+          MemoryRegistry::instance().remove(region->id);
+          region->gate.close();
+        }
+        environment->regions.clear();
+        environment->open_handles++;
+        environment->handle_closed();
+      },
+      mine, &mine->cleanup);
+}
+
+void Environment::handle_closed() {
+  open_handles--;
+  if (cleaning && open_handles == 0 && cleanup != nullptr) {
+    napi_remove_async_cleanup_hook(cleanup);
+    cleanup = nullptr;
+  }
+}
+
+// ---- threads ----
+
+namespace {
+
+struct Background {
+  std::function<void()> work;
+  std::function<void(Napi::Env, Napi::Promise::Deferred)> settle;
+  std::optional<Napi::Promise::Deferred> deferred;
+  napi_ref hold = nullptr;
+  napi_threadsafe_function call = nullptr;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool finished = false;
+};
+enum class Message : uint8_t { done, release };
+struct Letter {
+  std::shared_ptr<Background> about;
+  Message message;
+};
+
+// The environment may be gone (env is null): then nothing of it may be touched, and what it owned went with it.
+void receive(napi_env raw_env, napi_value, void*, void* data) {
+  const std::unique_ptr<Letter> letter(static_cast<Letter*>(data));
+  if (raw_env == nullptr) return;
+  const Napi::Env env(raw_env);
+  Background& background = *letter->about;
+  if (letter->message == Message::release) {
+    napi_unref_threadsafe_function(raw_env, background.call);
+    return;
+  }
+  if (background.hold != nullptr) napi_delete_reference(raw_env, background.hold);
+  background.settle(env, *background.deferred);
+}
+
+// False: the environment is ending, and the function must not be called again.
+bool send(const std::shared_ptr<Background>& about, Message message) {
+  auto* const letter = new Letter{about, message};
+  if (napi_call_threadsafe_function(about->call, letter, napi_tsfn_blocking) == napi_ok) return true;
+  delete letter;
+  return false;
+}
+
+std::thread quiet_thread(std::function<void()> body) {
+  // Signals are the business of Node's own threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    std::thread thread(std::move(body));
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return thread;
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw;
+  }
+}
+
+}  // namespace
+
+Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::function<void(Napi::Env, Napi::Promise::Deferred)> settle,
+                              Napi::Value hold, unsigned release_ms) {
+  auto background = std::make_shared<Background>();
+  background->work = std::move(work);
+  background->settle = std::move(settle);
+  background->deferred = Napi::Promise::Deferred::New(env);
+  const Napi::Value promise = background->deferred->Promise();
+  if (!hold.IsEmpty()) napi_create_reference(env, hold, 1, &background->hold);
+  const Napi::String name = Napi::String::New(env, "hicache-nixl");
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, receive, &background->call) != napi_ok) {
+    make_error(env, "ERR_ADDON", "The event loop takes no more work: its environment is ending.").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  try {
+    quiet_thread([background, release_ms] {
+      const auto finish = [background] {
+        if (send(background, Message::done)) napi_release_threadsafe_function(background->call, napi_tsfn_release);
+      };
+      if (release_ms == 0) {
+        background->work();
+        return finish();
+      }
+      // Another thread does the work, so that this one can tell when it takes too long.
+      const auto body = [background] {
+        background->work();
+        std::lock_guard lock(background->mutex);
+        background->finished = true;
+        background->changed.notify_all();
+      };
+      try {
+        quiet_thread(body).detach();
+      } catch (const std::system_error&) {
+        body();
+      }
+      std::unique_lock lock(background->mutex);
+      const auto over = [&] { return background->finished; };
+      if (!background->changed.wait_for(lock, std::chrono::milliseconds(release_ms), over)) {
+        lock.unlock();
+        if (!send(background, Message::release)) return;
+        lock.lock();
+        background->changed.wait(lock, over);
+      }
+      lock.unlock();
+      finish();
+    }).detach();
+  } catch (const std::system_error& error) {
+    napi_release_threadsafe_function(background->call, napi_tsfn_abort);
+    make_system_error(env, error.code().value(), "starting a thread").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  return promise;
+}
+
+}  // namespace hicache

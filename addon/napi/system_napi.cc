@@ -1,0 +1,211 @@
+// Directories, engines, locks, cancellation and planned failures.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <mutex>
+#include <set>
+
+#include "agent/completion_queue.h"
+#include "napi/support_napi.h"
+#include "plugins/posix/posix_plugin.h"
+#include "plugins/posix/probe.h"
+#include "util/errno_name.h"
+#include "util/fault.h"
+#include "util/unique_fd.h"
+
+namespace hicache {
+namespace {
+
+// A mount that has not answered after this long does not keep a process from ending.
+constexpr unsigned probe_release_ms = 10000;
+
+Napi::Value probe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    throw_argument(env, "probeDirectory needs a path.");
+    return env.Undefined();
+  }
+  struct Answer {
+    DirectoryReport report;
+    std::string failed_call;
+    int error = 0;
+  };
+  auto answer = std::make_shared<Answer>();
+  return run_in_background(
+      env, [answer, path] { answer->error = probe_directory(path, answer->report, answer->failed_call); },
+      [answer, path](Napi::Env settled, Napi::Promise::Deferred deferred) {
+        if (answer->error != 0) {
+          deferred.Reject(make_system_error(settled, answer->error, answer->failed_call + " of " + path).Value());
+          return;
+        }
+        const DirectoryReport& report = answer->report;
+        Napi::Object out = Napi::Object::New(settled);
+        out.Set("path", report.path);
+        out.Set("realPath", report.real_path);
+        out.Set("fileSystem", report.file_system);
+        out.Set("direct", Napi::Boolean::New(settled, report.direct));
+        out.Set("directReason", report.direct_reason);
+        out.Set("engine", Napi::Boolean::New(settled, report.engine));
+        out.Set("engineReason", report.engine_reason);
+        out.Set("tmpfile", Napi::Boolean::New(settled, report.tmpfile));
+        out.Set("freeBytes", Napi::Number::New(settled, static_cast<double>(report.free_bytes)));
+        out.Set("totalBytes", Napi::Number::New(settled, static_cast<double>(report.total_bytes)));
+        out.Set("ownerUid", Napi::Number::New(settled, report.owner_uid));
+        out.Set("mode", Napi::Number::New(settled, report.mode));
+        out.Set("writable", Napi::Boolean::New(settled, report.writable));
+        deferred.Resolve(out);
+      },
+      Napi::Value(), probe_release_ms);
+}
+
+Napi::Value probe_engines(const Napi::CallbackInfo& info) {
+  struct Answer {
+    const char* name;
+    bool usable = false;
+    EngineRefusal refusal;
+  };
+  auto answers = std::make_shared<std::vector<Answer>>();
+  for (const char* name : {"aio", "io_uring", "posix_aio"}) answers->push_back({name, false, {}});
+  return run_in_background(
+      info.Env(),
+      [answers] {
+        for (Answer& answer : *answers) answer.usable = try_create_engine(answer.name, {}, answer.refusal) != nullptr;
+      },
+      [answers](Napi::Env env, Napi::Promise::Deferred deferred) {
+        Napi::Array out = Napi::Array::New(env, answers->size());
+        for (uint32_t i = 0; i < answers->size(); i++) {
+          const Answer& answer = (*answers)[i];
+          Napi::Object one = Napi::Object::New(env);
+          one.Set("name", Napi::String::New(env, answer.name));
+          one.Set("usable", Napi::Boolean::New(env, answer.usable));
+          one.Set("reason", answer.usable ? std::string() : answer.refusal.reason);
+          one.Set("remedy", answer.usable ? std::string() : answer.refusal.remedy);
+          out.Set(i, one);
+        }
+        deferred.Resolve(out);
+      });
+}
+
+// ---- locks ----
+
+// Only what try_lock() gave out may be closed by unlock(): a number from JavaScript is not trusted with somebody else's descriptor.
+struct Locks {
+  std::mutex mutex;
+  std::set<int> held;
+};
+Locks& locks() {
+  static Locks* const the_locks = new Locks;
+  return *the_locks;
+}
+
+Napi::Value try_lock(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string path = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    throw_argument(env, "tryLock needs a path.");
+    return env.Undefined();
+  }
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
+  if (!fd) {
+    make_system_error(env, errno, "opening the lock file " + path).ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  int result;
+  do {
+    result = ::flock(fd.get(), LOCK_EX | LOCK_NB);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno == EWOULDBLOCK) return Napi::Number::New(env, -1);
+  if (result != 0) {
+    make_system_error(env, errno, "locking " + path).ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  std::lock_guard lock(locks().mutex);
+  locks().held.insert(fd.get());
+  return Napi::Number::New(env, fd.release());
+}
+
+Napi::Value unlock(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const double number = info.Length() > 0 && info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : -1;
+  std::lock_guard lock(locks().mutex);
+  if (number < 0 || number > INT32_MAX || std::floor(number) != number || locks().held.erase(static_cast<int>(number)) == 0) {
+    throw_argument(env, "unlock needs a descriptor that tryLock gave.");
+    return env.Undefined();
+  }
+  ::close(static_cast<int>(number));
+  return env.Undefined();
+}
+
+Napi::Value cancel(const Napi::CallbackInfo& info) {
+  request_cancel_everywhere();
+  return info.Env().Undefined();
+}
+
+// ---- planned failures ----
+
+Napi::Value set_faults(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 1 || !info[0].IsArray()) {
+    throw_argument(env, "setFaults needs an array.");
+    return env.Undefined();
+  }
+  const Napi::Array list = info[0].As<Napi::Array>();
+  std::vector<fault::Plan> plans;
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const Napi::Value value = list.Get(i);
+    if (value.IsEmpty() || !value.IsObject()) {
+      throw_argument(env, "Every fault must be an object.");
+      return env.Undefined();
+    }
+    const Napi::Object one = value.As<Napi::Object>();
+    fault::Plan plan;
+    double number;
+    if (!string_of(one, "point", plan.point)) return env.Undefined();
+    if (!one.Get("match").IsUndefined() && !string_of(one, "match", plan.match)) return env.Undefined();
+    if (!number_of(one, "after", 0, 0, 1e15, number)) return env.Undefined();
+    plan.after = static_cast<int64_t>(number);
+    if (!number_of(one, "times", 1, 0, 1e15, number)) return env.Undefined();
+    plan.times = static_cast<int64_t>(number);
+    if (!number_of(one, "short", -1, -1, 1e15, number)) return env.Undefined();
+    plan.short_bytes = static_cast<int64_t>(number);
+    if (!bool_of(one, "hang", false, plan.hang)) return env.Undefined();
+    if (!one.Get("errno").IsUndefined()) {
+      std::string name;
+      if (!string_of(one, "errno", name)) return env.Undefined();
+      plan.error = errno_of(name);
+      if (plan.error == 0) {
+        throw_argument(env, "errno " + name + " is not known.");
+        return env.Undefined();
+      }
+    }
+    plans.push_back(std::move(plan));
+  }
+  fault::set(std::move(plans));
+  return env.Undefined();
+}
+
+Napi::Value clear_faults(const Napi::CallbackInfo& info) {
+  const std::vector<int64_t> struck = fault::clear();
+  Napi::Array out = Napi::Array::New(info.Env(), struck.size());
+  for (uint32_t i = 0; i < struck.size(); i++) out.Set(i, Napi::Number::New(info.Env(), static_cast<double>(struck[i])));
+  return out;
+}
+
+}  // namespace
+
+void export_system(Napi::Env env, Napi::Object exports) {
+  exports.Set("probeDirectory", Napi::Function::New(env, probe, "probeDirectory"));
+  exports.Set("probeEngines", Napi::Function::New(env, probe_engines, "probeEngines"));
+  exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
+  exports.Set("unlock", Napi::Function::New(env, unlock, "unlock"));
+  exports.Set("cancel", Napi::Function::New(env, cancel, "cancel"));
+  exports.Set("setFaults", Napi::Function::New(env, set_faults, "setFaults"));
+  exports.Set("clearFaults", Napi::Function::New(env, clear_faults, "clearFaults"));
+}
+
+}  // namespace hicache

@@ -1,0 +1,37 @@
+// Files of local and mounted file systems. Whatever can block in a file system runs on the directory's pool; the data of reads moves through the
+// directory's engine where it has one (O_DIRECT on a local file system), else on the pool too.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/engine.h"
+#include "plugins/plugin.h"
+#include "pool/directory_pool.h"
+
+namespace hicache {
+
+struct PosixDirectoryOptions {
+  std::string path;
+  bool direct = false;
+  bool engine = false;
+};
+struct PosixOptions {
+  std::string engine;
+  std::vector<PosixDirectoryOptions> directories;
+  unsigned queue_depth = 64;
+  unsigned threads = 8;
+};
+
+struct EngineRefusal {
+  std::string reason, remedy;
+};
+// nullptr with a refusal when the system lacks it, or the name is not known.
+std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions&, EngineRefusal&);
+
+// nullptr with a refusal when the engine that was asked for cannot be had.
+std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions&, const std::shared_ptr<CompletionQueue>&, EngineRefusal&);
+
+}  // namespace hicache
