@@ -42,7 +42,7 @@ export interface OpenOptions {
   threads?: number
   /** Operations that an engine keeps in the kernel, per worker and directory, 1 to 4096. Default 64. */
   queueDepth?: number
-  /** Bytes of the arena, 16 MiB to 4 GiB. Default: 512 MiB, or an eighth of the memory (cgroup's limit included) where that is less. */
+  /** Bytes of the arena, 16 MiB to 4 GiB. Default: 256 MiB, or an eighth of the memory (cgroup's limit included) where that is less. */
   arenaBytes?: number
   /** Payload bytes in flight at once. Default: three quarters of the arena. */
   inFlightBytesMax?: number

@@ -3,7 +3,7 @@ import { totalmem } from 'node:os'
 import { ARENA_BYTES_MIN } from './arena.js'
 
 const MIB = 1024 * 1024
-const ARENA_BYTES_DEFAULT = 512 * MIB
+const ARENA_BYTES_DEFAULT = 256 * MIB
 
 /** Bytes this process may use: the cgroup's limit (v2, then v1) where there is one below the machine's memory, else the machine's memory. */
 export function memoryLimitBytes(): number {
@@ -17,7 +17,7 @@ export function memoryLimitBytes(): number {
   return machine
 }
 
-/** 512 MiB, or an eighth of the memory where that is less, never under 16 MiB. */
+/** 256 MiB, or an eighth of the memory where that is less, never under 16 MiB. */
 export function defaultArenaBytes(): number {
   const eighth = Math.floor(memoryLimitBytes() / 8 / MIB) * MIB
   return Math.max(ARENA_BYTES_MIN, Math.min(ARENA_BYTES_DEFAULT, eighth))
