@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { ArmSummary, median } from '../../lib/cli/workload/arm-summary.js'
 import type { ArmSample, BenchArm } from '../../lib/cli/workload/bench-arm.js'
 import { InterleavedRounds } from '../../lib/cli/workload/interleaved-rounds.js'
+import { MainThreadWatch } from '../../lib/cli/workload/main-thread-watch.js'
 import { captureCli } from '../support/captured-cli.js'
 
 interface BenchJson { machine: Record<string, unknown>; runs: Record<string, unknown>[]; peers: Record<string, unknown>[] }
@@ -115,5 +116,19 @@ describe('interleaved rounds', () => {
     expect(median([4, 1, 2, 3])).to.equal(2.5)
     expect(median([])).to.be.NaN
     expect(new ArmSummary('none', 'read').longestCallbackMs).to.equal(undefined)
+  })
+})
+
+describe('main thread watch', () => {
+  it('sees a callback that keeps the thread', async () => {
+    const watch = new MainThreadWatch()
+    watch.start()
+    await new Promise(resolve => { setImmediate(resolve) })
+    const until = process.hrtime.bigint() + 60_000_000n
+    while (process.hrtime.bigint() < until) { /* keep the thread */ }
+    await new Promise(resolve => { setImmediate(resolve) })
+    const { callbackMs, stallMs } = watch.stop()
+    expect(stallMs).to.be.at.least(58)
+    expect(callbackMs).to.be.greaterThan(0).and.at.most(stallMs + 0.001)
   })
 })

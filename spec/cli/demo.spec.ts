@@ -45,6 +45,6 @@ describe('demo', () => {
   it('tells its story on stdout', async () => {
     const { code, stdout } = await captureCli(['demo', '--storage-dir', folder])
     expect(code).to.equal(0)
-    expect(stdout).to.match(/plugin +POSIX/).and.match(/prompt tokens .* needed no prefill/).and.match(/miss \(corrupt\)/).and.match(/closed and opened again/)
+    expect(stdout).to.match(/plugin +posix/).and.match(/prompt tokens .* needed no prefill/).and.match(/miss \(corrupt\)/).and.match(/closed and opened again/)
   })
 })

@@ -147,7 +147,7 @@ describe('replay', () => {
 
   it('refuses a trace that is not there, and a page size that is none', async () => {
     expect(await captureCli(['replay', join(folder, 'nowhere.jsonl')])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/nowhere\.jsonl/)
-    expect(await captureCli(['replay', trace, '--page-bytes', '1000'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/multiple of 4096/)
+    expect(await captureCli(['replay', trace, '--page-bytes', '5000'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/multiple of 4096/)
     expect(await captureCli(['replay', trace, '--policy', 'fifo'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/--simulate/)
   })
 

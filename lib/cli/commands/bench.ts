@@ -155,7 +155,8 @@ function foot(style: Style, { runs }: BenchReport, seconds: number): string {
   if (runs.length > 0) {
     const longest = Math.max(...runs.map(run => run.longestCallbackMs))
     const fullest = runs.reduce((most, run) => run.peakRssBytes - run.arenaBytes > most.peakRssBytes - most.arenaBytes ? run : most)
-    rows.push(['main thread', `held up for ${longest.toFixed(1)} ms at most`])
+    const stall = Math.max(...runs.map(run => run.longestStallMs))
+    rows.push(['main thread', `held up by a callback for ${longest.toFixed(1)} ms at most (${stall.toFixed(1)} ms with the wait for a core)`])
     rows.push(['memory', `${formatBytes(fullest.peakRssBytes)} resident at most, ${formatBytes(fullest.arenaBytes)} of it arena; buffers of the other contestants count too (--only hicache leaves them out)`])
   }
   rows.push(['time', formatDuration(seconds)])

@@ -40,6 +40,7 @@ interface TurnReport {
   readonly pages: number
   readonly hits: number
   readonly misses: number
+  readonly lookupMs: number
   readonly bytesRead: number
   readonly readMs: number
   readonly stored: number
@@ -64,9 +65,14 @@ export async function run(context: CommandContext): Promise<number> {
     const findings: Findings = { wrongBytes: 0, problems: [] }
 
     await say(`${style.bold(`${USERS.length} users chat with one model, ${TURNS} turns each`)}\n`)
+    const openStarted = performance.now()
     const chat = await context.withCache(async cache => {
       const { plugin, engine, agent, source } = cache.selection
+      // The first request waits for the worker threads: that is a start's time, not a look-up's.
+      await cache.exists(keys[0]!)
+      const startMs = performance.now() - openStarted
       await say(table([
+        ['start', `${startMs.toFixed(0)} ms until the first answer ${style.dim('(worker threads, native agents)')}`],
         ['plugin', `${plugin}, engine ${engine}, ${agent} agent ${style.dim(`(${source})`)}`],
         ['store', `${directory.paths.join(', ')} ${style.dim(keep ? '(kept)' : '(removed at the end)')}`],
         ['page', `${PAGE_TOKENS} tokens = ${formatBytes(PAGE_BYTES)} of float16 [${SHAPE.join(', ')}]`],
@@ -77,7 +83,7 @@ export async function run(context: CommandContext): Promise<number> {
         reports.push(await playTurn(cache, turn, findings))
       }
       await say(turnTable(context, reports) + '\n')
-      return { selected: { plugin, engine, agent, source }, reports, stats: cache.stats() }
+      return { selected: { plugin, engine, agent, source }, startMs, reports, stats: cache.stats() }
     }, extra)
 
     const later = await context.withCache(async cache => {
@@ -90,13 +96,14 @@ export async function run(context: CommandContext): Promise<number> {
     const reusedTokens = sum(chat.reports, report => report.hits) * PAGE_TOKENS
     const promptTokens = sum(chat.reports, report => report.promptTokens)
     const readMs = sum(chat.reports, report => report.readMs)
+    const lookupMs = sum(chat.reports, report => report.lookupMs)
     const written = sum(chat.reports, report => report.bytesWritten)
     const writeMs = sum(chat.reports, report => report.writeMs)
     const good = findings.problems.length === 0 && findings.wrongBytes === 0
     if (json) {
       await output.json({
-        ok: good, selected: chat.selected, directories: directory.paths, pageBytes: PAGE_BYTES, turns: chat.reports,
-        totals: { promptTokens, reusedTokens, bytesRead: read, readMs, bytesWritten: written, writeMs, wrongBytes: findings.wrongBytes },
+        ok: good, selected: chat.selected, directories: directory.paths, pageBytes: PAGE_BYTES, startMs: chat.startMs, turns: chat.reports,
+        totals: { promptTokens, reusedTokens, lookupMs, bytesRead: read, readMs, bytesWritten: written, writeMs, wrongBytes: findings.wrongBytes },
         restart: later.restart, corruption: later.corruption, problems: findings.problems, health: later.health, stats: chat.stats,
       })
       return good ? 0 : 1
@@ -105,7 +112,7 @@ export async function run(context: CommandContext): Promise<number> {
     const { restart, corruption } = later
     await say(table([
       [mark(reusedTokens > 0), `${formatCount(reusedTokens)} of ${formatCount(promptTokens)} prompt tokens (${(reusedTokens / promptTokens * 100).toFixed(1)} %) needed no prefill: ` +
-        `${formatBytes(read)} read in ${readMs.toFixed(0)} ms, ${formatBytes(written)} written in ${writeMs.toFixed(0)} ms ${style.dim('(measured)')}`],
+        `looked up in ${lookupMs.toFixed(0)} ms, ${formatBytes(read)} read in ${readMs.toFixed(0)} ms, ${formatBytes(written)} written in ${writeMs.toFixed(0)} ms ${style.dim('(measured)')}`],
       [mark(findings.wrongBytes === 0), `every byte read was compared: ${formatCount(findings.wrongBytes)} wrong`],
       [mark(restart.found === restart.pages), `closed and opened again: ${restart.found} of ${restart.pages} pages are there, the last prompt read back in ${restart.readMs.toFixed(1)} ms`],
       [mark(corruption.reason === 'corrupt' && corruption.healed), `one byte of ${corruption.file} flipped: the page is ` +
@@ -113,7 +120,7 @@ export async function run(context: CommandContext): Promise<number> {
         `${corruption.healed ? 'and good again after storing it again' : 'and storing it again did not help'}`],
     ], '', '  '))
     for (const problem of findings.problems) await say(`  ${style.mark('fail')}  ${problem}\n`)
-    await say(`\n${style.dim('Nothing computes attention here: how long the saved prefill would have taken depends on your model and GPU, so no such figure is shown.')}\n`)
+    await say('\n' + style.dim('Nothing computes attention here: how long the saved prefill would have taken depends on your model and GPU, so no such figure is shown.') + '\n')
     await say(style.dim(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s.`) + '\n')
     return good ? 0 : 1
   } finally {
@@ -127,8 +134,10 @@ async function playTurn(cache: HiCacheNixl, { turn, user, prompt, whole }: ChatT
   const promptKeys = pageHashes(prompt, { pageTokens: PAGE_TOKENS })
   const keys = pageHashes(whole, { pageTokens: PAGE_TOKENS })
 
-  const readStarted = performance.now()
+  const lookupStarted = performance.now()
   const run = await cache.batchExists(promptKeys)
+  const lookupMs = performance.now() - lookupStarted
+  const readStarted = performance.now()
   const outcomes = run === 0 ? [] : await cache.read(promptKeys.slice(0, run))
   const readMs = performance.now() - readStarted
   let hits = 0
@@ -148,7 +157,7 @@ async function playTurn(cache: HiCacheNixl, { turn, user, prompt, whole }: ChatT
   for (const outcome of written) if (!outcome.ok) findings.problems.push(`turn ${turn} of ${user}: ${outcome.error.message}`)
   const stored = written.filter(outcome => outcome.status === 'stored').length
   return {
-    turn, user, promptTokens: prompt.length, pages: promptKeys.length, hits, misses: promptKeys.length - hits, bytesRead: hits * PAGE_BYTES, readMs,
+    turn, user, promptTokens: prompt.length, pages: promptKeys.length, hits, misses: promptKeys.length - hits, lookupMs, bytesRead: hits * PAGE_BYTES, readMs,
     stored, bytesWritten: stored * PAGE_BYTES, writeMs,
   }
 }
@@ -225,11 +234,11 @@ function sum(reports: readonly TurnReport[], of: (report: TurnReport) => number)
 }
 
 function turnTable({ style }: CommandContext, reports: readonly TurnReport[]): string {
-  const head = ['turn', 'user', 'prompt', 'pages', 'hits', 'read', '', 'misses', 'stored', ''].map(cell => style.dim(cell))
+  const head = ['turn', 'user', 'prompt', 'pages', 'looked up', 'hits', 'read', '', 'misses', 'stored', ''].map(cell => style.dim(cell))
   const rows = reports.map(report => [
-    String(report.turn), report.user, `${formatCount(report.promptTokens)} tokens`, String(report.pages),
+    String(report.turn), report.user, `${formatCount(report.promptTokens)} tokens`, String(report.pages), `${report.lookupMs.toFixed(1)} ms`,
     report.hits > 0 ? style.green(String(report.hits)) : '0', report.hits > 0 ? formatBytes(report.bytesRead) : '-', report.hits > 0 ? `${report.readMs.toFixed(1)} ms` : '-',
     String(report.misses), `${report.stored} pages`, `${report.writeMs.toFixed(1)} ms`,
   ])
-  return table([head, ...rows], 'llrrrrrrrr', '  ')
+  return table([head, ...rows], 'llrrrrrrrrr', '  ')
 }

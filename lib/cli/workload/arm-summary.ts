@@ -35,6 +35,7 @@ export class ArmSummary {
 
   /** The largest over all rounds; undefined where the arm does not say. */
   get longestCallbackMs(): number | undefined { return largest(this.samples.map(sample => sample.longestCallbackMs)) }
+  get longestStallMs(): number | undefined { return largest(this.samples.map(sample => sample.longestStallMs)) }
   get rssBytes(): number | undefined { return largest(this.samples.map(sample => sample.rssBytes)) }
 
   /** This arm's rate over the other's, round by round: both ran within seconds of each other, so a device that changes its mind between rounds cancels out. */

@@ -7,8 +7,9 @@ export interface ArmSample {
   readonly cpuSeconds: number
   /** From handing a page over until its outcome is known, for every page; pages of one batch share the time of the batch. */
   readonly latencyUs: Float64Array
-  /** Longest time that the main thread's event loop was held up, where the arm works on it. */
+  /** Longest time that the main thread was held up, where the arm works on it: by callbacks, and with the wait for a core. */
   readonly longestCallbackMs?: number
+  readonly longestStallMs?: number
   /** Resident memory of the process while the arm ran, where it is this package's. */
   readonly rssBytes?: number
 }

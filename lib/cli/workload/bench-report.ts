@@ -25,8 +25,9 @@ export interface RunReport {
   readonly ratioToCppLoop: number | null
   readonly ratioToFsPromises: number | null
   readonly ratioToFsPromisesDirect: number | null
-  /** Longest time that the main thread was held up in any measured round. */
+  /** Longest time that a callback held the main thread up in any measured round, and the same with the wait for a processor core. */
   readonly longestCallbackMs: number
+  readonly longestStallMs: number
   /** Largest resident memory of the process while this ran, with what the others have left in it. */
   readonly peakRssBytes: number
   readonly arenaBytes: number

@@ -90,11 +90,11 @@ export class HiCacheArm implements BenchArm {
     await Promise.all(Array.from({ length: inFlight }, async (_, first) => await lane(first)))
     const seconds = (performance.now() - started) / 1000
     const { user, system } = process.cpuUsage(cpu)
-    const longestCallbackMs = this.watch.stop()
+    const { callbackMs, stallMs } = this.watch.stop()
     clearInterval(sampler)
     rssBytes = Math.max(rssBytes, process.memoryUsage.rss())
     if (failed !== undefined) throw unexpected(this.name, failed)
-    return { bytes: pages * pageBytes, seconds, cpuSeconds: (user + system) / 1e6, latencyUs, longestCallbackMs, rssBytes }
+    return { bytes: pages * pageBytes, seconds, cpuSeconds: (user + system) / 1e6, latencyUs, longestCallbackMs: callbackMs, longestStallMs: stallMs, rssBytes }
   }
 }
 

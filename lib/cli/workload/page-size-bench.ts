@@ -153,7 +153,7 @@ export class PageSizeBench {
       ...figures(summary), maxUs: summary.latency().max,
       limitMibPerSecond: limit === undefined ? null : round1(limit.mibPerSecond), ...ratios(summary, limit),
       ratioToCppLoop: against('cpp-loop'), ratioToFsPromises: against('fs-promises'), ratioToFsPromisesDirect: against('fs-promises-direct'),
-      longestCallbackMs: round3(summary.longestCallbackMs ?? Number.NaN), peakRssBytes: summary.rssBytes ?? Number.NaN,
+      longestCallbackMs: round3(summary.longestCallbackMs ?? Number.NaN), longestStallMs: round3(summary.longestStallMs ?? Number.NaN), peakRssBytes: summary.rssBytes ?? Number.NaN,
       arenaBytes: this.arenaBytes, rounds: summary.rounds,
     }
   }
