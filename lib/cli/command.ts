@@ -62,6 +62,8 @@ export interface CommandContext {
   readonly signal: AbortSignal
   /** stdin, for `put KEY -`. */
   readonly stdin: NodeJS.ReadableStream
+  /** A line on stderr that --quiet does not suppress: why the command will not end with 0. */
+  problem(line: string): void
   /** A line on stderr; nothing with --quiet. */
   note(line: string): void
   /** A progress display on stderr that honours --quiet. */

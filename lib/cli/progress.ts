@@ -75,6 +75,9 @@ export class Progress {
 
   add(more: number, note?: string): void { this.update(this.#done + more, note) }
 
+  /** There is a bar to be seen, for which finding out the total is worth some work. */
+  get drawsBar(): boolean { return this.#terminal && !this.#quiet }
+
   /** When it turns out to be another amount. */
   setTotal(total: number): void { this.#total = total }
 
@@ -108,7 +111,9 @@ export class Progress {
     const total = this.#total
     const fraction = total !== undefined && total > 0 ? Math.min(1, this.#done / total) : undefined
 
-    const parts: string[] = [total === undefined ? `${amount(this.#done)}${unit}` : `${amount(this.#done)} / ${amount(total)}${unit}`]
+    const parts: string[] = []
+    if (total !== undefined) parts.push(`${amount(this.#done)} / ${amount(total)}${unit}`)
+    else if (this.#done > 0) parts.push(`${amount(this.#done)}${unit}`)
     const rate = seconds > 0 ? this.#done / seconds : 0
     if (rate > 0) parts.push(`${amount(rate)}${unit}/s`)
     if (fraction !== undefined && fraction > 0 && fraction < 1 && seconds >= 1) {
@@ -124,7 +129,8 @@ export class Progress {
       return
     }
     const text = `${percent === '' ? '' : `${percent}  `}${parts.join('  ')}`
-    const columns = this.#stream.columns ?? 80
+    // A terminal that does not know its width says 0.
+    const columns = this.#stream.columns === undefined || this.#stream.columns < 1 ? 80 : this.#stream.columns
     const room = columns - this.#label.length - text.length - 6
     const bar = fraction === undefined || room < 10 ? '' : ` ${drawBar(fraction, Math.min(30, room))}`
     // One column stays free: a full line would wrap, and the next redraw would erase only its second half.

@@ -94,6 +94,7 @@ export async function runCli(args: readonly string[], streams: CliStreams): Prom
     const note = (line: string): void => { if (!quiet) stderr.write(`${line}\n`) }
     const context: CommandContext = {
       positionals, options, quiet, output, style, env, signal, stdin, note,
+      problem: (line) => { stderr.write(`${line}\n`) },
       json: options.flag('json'),
       progress: (progressOptions) => new Progress({ stream: stderr, quiet, terminal: stderr.isTTY === true && env.TERM !== 'dumb', ...progressOptions }),
       withCache: async (use, extra = {}) => {

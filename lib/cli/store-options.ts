@@ -53,5 +53,5 @@ export function openOptionsOf(options: Options): OpenOptions {
   for (const [name, option] of [['tpSize', 'tp-size'], ['ppSize', 'pp-size'], ['cpSize', 'cp-size']] as const) put(name, options.integer(option, { min: 1 }))
   if (options.flag('mla')) out.isMlaModel = true
   put('fingerprint', options.string('fingerprint'))
-  return out as OpenOptions
+  return out
 }

@@ -19,7 +19,7 @@ export function parseExposition(text: string): Map<string, Family> {
     const type = /^# TYPE (\S+) (counter|gauge|histogram)$/.exec(line)
     if (type !== null) {
       if (current?.name !== type[1] || current?.type !== '') throw new Error(`TYPE out of place: ${line}`)
-      current!.type = type[2]!
+      current.type = type[2]!
       continue
     }
     const sample = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$/.exec(line)

@@ -1,5 +1,6 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
 import { formatCount } from '../format.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 import { UsageError } from '../usage-error.js'
 
@@ -22,5 +23,5 @@ export async function run(context: CommandContext): Promise<number> {
     if (context.json) await context.output.json({ deleted })
     else context.note(`${formatCount(deleted)} ${deleted === 1 ? 'page' : 'pages'} removed`)
     return ExitCode.done
-  })
+  }, smallCache(context.options))
 }

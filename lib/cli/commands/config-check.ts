@@ -29,7 +29,7 @@ export async function run(context: CommandContext): Promise<number> {
   // On a terminal the list stands there already; in a script that keeps stdout apart, stderr has to say why it ended with 2.
   if (!output.isTTY || context.json) {
     const more = problems.length > 1 ? ` (and ${problems.length - 1} more)` : ''
-    context.note(`hicache-nixl: ${problems[0]!.code}: ${problems[0]!.message}${more}`)
+    context.problem(`hicache-nixl: ${problems[0]!.code}: ${problems[0]!.message}${more}`)
   }
   return ExitCode.usage
 }

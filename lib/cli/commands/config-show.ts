@@ -50,15 +50,15 @@ export async function run(context: CommandContext): Promise<number> {
     rows.length === 0 ? '' : `\n${style.bold(title)}\n${table(rows, '', '  ')}`
   const value = (raw: unknown): string => raw === null ? style.dim('chosen when the cache opens') : typeof raw === 'string' ? raw === '' ? style.dim('(empty)') : raw : JSON.stringify(raw)
   let text = table([
-    ['plugin', `${style.bold(plugin)}${engine === '' ? '' : ` on ${engine}`} ${style.dim(`(by ${selectedBy})`)}`],
+    ['plugin', `${style.bold(plugin)}${engine === '' ? '' : ` on ${engine}`} ${style.dim(selectedBy === 'auto' || selectedBy === 'default' ? '(the first that is usable)' : `(asked for by the ${selectedBy})`)}`],
     ['source', config.source],
   ])
   text += block(`plugin.${plugin}`, Object.entries(shown.initParams).map(([key, raw]) => [key, value(raw)]))
   for (const [section, params] of Object.entries(shown.sections)) {
     if (section !== plugin) text += block(`plugin.${section} ${style.dim('(not selected)')}`, Object.entries(params).map(([key, raw]) => [key, value(raw)]))
   }
-  text += block('options', Object.entries(shown.options).map(([key, raw]) => [key, value(raw)]))
-  text += block(`storage directories ${style.dim(`(by ${config.storageDirSource})`)}`, config.storageDirs.map((path) => [path]))
+  text += block('options', Object.entries(shown.options).map(([key, raw]) => [key, key === 'l3_cleaner_capacity_gb' && raw === null ? style.dim('(that of the file systems)') : value(raw)]))
+  text += block(`storage directories ${style.dim(`(${config.storageDirSource === 'default' ? 'the default' : `from the ${config.storageDirSource === 'config' ? 'configuration' : config.storageDirSource}`})`)}`, config.storageDirs.map((path) => [path]))
   await output.write(text)
   for (const warning of warnings) context.note(`hicache-nixl: warning: ${warning}`)
   return ExitCode.done

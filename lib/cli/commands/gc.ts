@@ -1,5 +1,6 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
 import { formatBytes, formatCount } from '../format.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 import { table } from '../style.js'
 
@@ -21,5 +22,5 @@ export async function run(context: CommandContext): Promise<number> {
       ], 'lr'))
     }
     return ExitCode.done
-  })
+  }, smallCache(context.options))
 }

@@ -1,6 +1,7 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
 import { formatBytes, formatCount, formatTime } from '../format.js'
 import { describeTensor, printableKey } from '../page-info.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 import { padEnd, padStart } from '../style.js'
 import { UsageError } from '../usage-error.js'
@@ -43,5 +44,5 @@ export async function run(context: CommandContext): Promise<number> {
     if (context.json) await output.line(pages === 0 ? ']}' : '\n]}')
     else if (!output.closed.aborted) context.note(`${formatCount(pages)} ${pages === 1 ? 'page' : 'pages'}, ${formatBytes(bytes)}`)
     return context.signal.aborted && !output.closed.aborted ? ExitCode.interrupted : ExitCode.done
-  })
+  }, smallCache(context.options))
 }

@@ -1,6 +1,7 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
 import { DirectoryUsage } from '../directory-usage.js'
 import { MetricsServer } from '../metrics-server.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 
 export const name = 'metrics'
@@ -37,5 +38,5 @@ export async function run(context: CommandContext): Promise<number> {
     } finally {
       await server.close()
     }
-  })
+  }, smallCache(context.options))
 }

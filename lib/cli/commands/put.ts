@@ -3,6 +3,8 @@ import { ExitCode, type CommandContext } from '../command.js'
 import type { DType, Source } from '../../index.js'
 import { DTYPES } from '../../memory/dtype.js'
 import { formatBytes } from '../format.js'
+import { printableKey } from '../page-info.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 import { UsageError } from '../usage-error.js'
 
@@ -31,10 +33,10 @@ export async function run(context: CommandContext): Promise<number> {
   return await context.withCache(async (cache) => {
     const [outcome] = await cache.write([[key, source]], { signal: context.signal })
     if (outcome?.ok !== true) throw outcome?.error ?? new Error(`no outcome for ${key}`)
-    if (context.json) await context.output.json({ key, status: outcome.status, bytes: outcome.byteLength, dtype: dtype ?? null, shape: shape ?? null })
-    else context.note(`${key}: ${outcome.status}, ${formatBytes(outcome.byteLength)}`)
+    if (context.json) await context.output.json({ key, status: outcome.status, bytes: outcome.byteLength, dtype: dtype ?? 'uint8', shape: shape ?? [bytes.byteLength / DTYPES[dtype ?? 'uint8'].bytes] })
+    else context.note(`${printableKey(key)}: ${outcome.status}, ${formatBytes(outcome.byteLength)}`)
     return ExitCode.done
-  })
+  }, smallCache(context.options, bytes.byteLength))
 }
 
 function parseShape(text: string | undefined): number[] | undefined {

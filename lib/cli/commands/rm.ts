@@ -1,4 +1,6 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
+import { printableKey } from '../page-info.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 
 export const name = 'rm'
@@ -22,7 +24,8 @@ export async function run(context: CommandContext): Promise<number> {
       (there ? deleted : absent).push(key)
     }))
     if (context.json) await context.output.json({ deleted, absent })
-    for (const key of absent) context.note(`hicache-nixl: miss: ${key}: absent`)
-    return absent.length > 0 && !context.options.flag('force') ? ExitCode.wrong : ExitCode.done
-  })
+    if (absent.length === 0 || context.options.flag('force')) return ExitCode.done
+    for (const key of absent) context.problem(`hicache-nixl: miss: ${printableKey(key)}: absent`)
+    return ExitCode.wrong
+  }, smallCache(context.options))
 }

@@ -1,5 +1,6 @@
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
-import { infoRows } from '../page-info.js'
+import { infoRows, printableKey } from '../page-info.js'
+import { smallCache } from '../small-cache.js'
 import { IDENTITY_OPTIONS, STORE_OPTIONS } from '../store-options.js'
 import { table } from '../style.js'
 
@@ -15,12 +16,12 @@ export async function run(context: CommandContext): Promise<number> {
   return await context.withCache(async (cache) => {
     const info = await cache.stat(key)
     if (info === null) {
-      context.note(`hicache-nixl: miss: ${key}: absent`)
+      context.problem(`hicache-nixl: miss: ${printableKey(key)}: absent`)
       if (context.json) await context.output.json({ key, status: 'miss', reason: 'absent' })
       return ExitCode.wrong
     }
     if (context.json) await context.output.json({ ...info })
     else await context.output.write(table(infoRows(info).map(([label, value]) => [context.style.dim(label!), value!])))
     return ExitCode.done
-  })
+  }, smallCache(context.options))
 }

@@ -18,6 +18,17 @@ export async function run(context: CommandContext): Promise<number> {
   return await context.withCache(async (cache) => {
     const progress = context.progress({ label: 'verify' })
     const started = performance.now()
+    let counting = progress.drawsBar
+    // Beside the verification, not before it: the first bytes need not wait until all pages have been listed.
+    const counted = (async () => {
+      let total = 0
+      if (!counting) return
+      for await (const { bytes } of cache.entries()) {
+        if (!counting) return
+        total += bytes
+      }
+      progress.setTotal(total)
+    })().catch(() => { /* Without a total the display counts up. */ })
     try {
       const result = await cache.verify({
         drop: context.options.flag('drop'),
@@ -45,6 +56,8 @@ export async function run(context: CommandContext): Promise<number> {
       return wrong ? ExitCode.wrong : ExitCode.done
     } finally {
       progress.finish()
+      counting = false
+      await counted
     }
   })
 }

@@ -19,14 +19,16 @@ export function describeDoctor(report: DoctorReport, style: Style): string {
 
 function item(mark: string, text: string): string { return `  ${mark}  ${wrap(text, WIDTH - 8, '        ')}\n` }
 
-function remedyLine(remedy: string, style: Style, indent: string): string {
-  return remedy === '' ? '' : `${indent}${style.dim('->')} ${wrap(remedy, WIDTH - indent.length - 3, `${indent}   `)}\n`
+function remedyLine(remedy: string, style: Style, indent: string, faint = false): string {
+  if (remedy === '') return ''
+  const text = wrap(remedy, WIDTH - indent.length - 3, `${indent}   `)
+  return `${indent}${style.dim('->')} ${faint ? style.dim(text) : text}\n`
 }
 
 function summary({ selected, engine, agent, selectedBy, failure, config }: DoctorReport, style: Style): string {
   const rows = selected === null
     ? [['plugin', `${style.red('none')}: ${wrap(shortened(failure ?? ''), WIDTH - 14, ' '.repeat(8))}`]]
-    : [['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`}, ${agent} agent ${style.dim(`(by ${selectedBy ?? 'auto'})`)}`]]
+    : [['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`}, ${agent} agent ${style.dim(`(${selectedBy === null || selectedBy === 'auto' ? 'the first that is usable' : `asked for by the ${selectedBy}`})`)}`]]
   return table([...rows, ['config', config]])
 }
 
@@ -44,7 +46,7 @@ function plugins(report: DoctorReport, style: Style): string {
     const text = wrap(reason, WIDTH - indent.length, indent)
     const label = name.padEnd(width)
     return `  ${mark}  ${chosen ? style.bold(label) : label}  ${usable ? text : style.dim(text)}\n` +
-      (usable ? '' : remedyLine(remedy, style, indent))
+      (usable ? '' : remedyLine(remedy, style, indent, !wanted))
   })
   return `${style.bold('Plugins')}\n${lines.join('')}`
 }
