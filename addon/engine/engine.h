@@ -17,8 +17,9 @@ struct IoRequest {
 
   Kind kind = Kind::read;
   uint8_t iov_count = 0;  // 1 or 2
+  uint8_t tries = 0;      // the engine's own: attempts in a row that moved nothing
   int fd = -1;
-  uint64_t offset = 0;
+  uint64_t offset = 0;        // the engine may advance it, as the iovecs
   iovec iov[2] = {};          // the engine may advance these while it resubmits short I/O
   const char* name = "";      // for fault injection and messages; outlives the request
   int64_t result = 0;         // out: bytes moved in all (short only at end of file), or -errno
@@ -40,8 +41,9 @@ class Sink {
   ~Sink() = default;
 };
 
-// Owned and called by one thread. Short I/O is continued (a read that returns 0 is the end of the file), EINTR and EAGAIN are
-// retried, and whatever the kernel was given is reaped before its request is handed back: RocksDB's MultiRead is the model.
+// Owned and called by one thread at a time (ownership may pass on, to a reaper thread for example). Short I/O is continued (a read that
+// returns 0 is the end of the file), EINTR and EAGAIN are retried, and whatever the kernel was given is reaped before its request is handed
+// back: RocksDB's MultiRead is the model. The sink may call submit(), flush() and cancel(), but must not destroy the engine.
 class Engine {
  public:
   virtual ~Engine() = default;  // in_flight() must be 0
@@ -55,7 +57,8 @@ class Engine {
   virtual void flush(Sink& sink) = 0;
   // Never blocks: collects completions, continues short I/O, refills from the queue, calls the sink.
   virtual void reap(Sink& sink) = 0;
-  // Blocks up to timeout_ms for at least one completion, then reaps. For draining only. False when nothing came.
+  // Flushes, and blocks up to timeout_ms (-1 = for ever) until at least one request was handed back. For draining only. False when
+  // none was, at once if none is in flight.
   virtual bool wait(Sink& sink, int timeout_ms) = 0;
   // Queued here: completes with -ECANCELED at once. In the kernel: asks it to let go; the request still completes through the sink.
   virtual void cancel(IoRequest* request, Sink& sink) = 0;
@@ -64,7 +67,8 @@ class Engine {
 };
 
 struct EngineOptions {
-  unsigned queue_depth = 64;
+  unsigned queue_depth = 64;  // requests in the kernel at once; 1 to 32768, brought into that range
+  unsigned ring_entries = 0;  // io_uring: size of the submission ring, 0 = queue_depth. Smaller ones exist for the tests of overflow
 };
 
 // The one way to make an engine, used to run and to probe alike. nullptr with `reason` (what the system said) and `remedy` when it cannot be had.

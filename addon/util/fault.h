@@ -2,7 +2,9 @@
 //
 // A point is a place in the code that asks, before it does its work, whether it shall fail. Points:
 //   open pwritev preadv link rename unlink mkdir stat flock utimens fsync list    (the system calls of the pool)
-//   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines)
+//   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines; and preadv, pwritev, their last resort)
+// At ring.enter, aio.submit and paio.submit an errno is what the system call answers when this request is the first of its batch, and a
+// short count is what the kernel is really given. At *.complete they replace what the kernel answered. A hang withholds the completion.
 #pragma once
 
 #include <atomic>
@@ -14,7 +16,7 @@ namespace hicache::fault {
 
 struct Plan {
   std::string point;
-  std::string match;   // part of the file's name; empty = every file
+  std::string match{};  // part of the file's name; empty = every file
   int64_t after = 0;   // let this many pass
   int64_t times = 1;   // strike this many times; 0 = until cleared
   int error = 0;       // errno to fail with, 0 = none
@@ -42,8 +44,14 @@ inline Strike ask(const char* point, const char* name) {
 void wait_released(const Strike&);
 // For engines that withhold a completion: has the plan set gone?
 bool released(const Strike&);
+// Writes to the eventfd once the plan set of the strike has gone; at once if it has already.
+void wake_when_released(const Strike&, int event_fd);
+// The eventfd is about to be closed: nothing is written to it any more.
+void forget(int event_fd);
 
+// Replaces the plan set; what hung because of the former one goes on.
 void set(std::vector<Plan>);
+// Forgets all plans, lets everything that hangs go on, and answers how often each plan struck.
 std::vector<int64_t> clear();
 
 }  // namespace hicache::fault
