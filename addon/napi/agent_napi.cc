@@ -21,52 +21,49 @@ void close_handle(Handle*& handle, Environment* environment) {
   handle = nullptr;
 }
 
-Napi::Value results_of(Napi::Env env, Batch* batch) {
+napi_value results_of(Out& out, Batch* batch) {
   const size_t count = batch == nullptr ? 0 : batch->size();
   const size_t metas_bytes = batch != nullptr && batch->want_metas ? count * meta_bytes_max : 0;
-  Napi::Float64Array results = Napi::Float64Array::New(env, count * result_field::stride);
-  Napi::Uint8Array metas = Napi::Uint8Array::New(env, metas_bytes);  // zero-filled
+  double* results = nullptr;
+  uint8_t* metas = nullptr;
+  const napi_value answer = out.object();
+  out.set(answer, "results", out.doubles(count * result_field::stride, &results));
+  out.set(answer, "metas", out.bytes(metas_bytes, &metas));  // zero-filled
+  if (!out.ok()) return nullptr;
   for (size_t i = 0; i < count; i++) {
     const Operation& operation = (*batch)[i];
-    Agent::write_result(operation, results.Data() + i * result_field::stride);
+    Agent::write_result(operation, results + i * result_field::stride);
     if (metas_bytes > 0 && operation.finished.load(std::memory_order_acquire) && operation.outcome.meta_length > 0) {
-      std::memcpy(metas.Data() + i * meta_bytes_max, operation.outcome.meta, operation.outcome.meta_length);
+      std::memcpy(metas + i * meta_bytes_max, operation.outcome.meta, operation.outcome.meta_length);
     }
   }
-  Napi::Object answer = Napi::Object::New(env);
-  answer.Set("results", results);
-  answer.Set("metas", metas);
   return answer;
 }
 
-Napi::Value copy_of(Napi::Env env, const std::string& bytes) {
-  Napi::Uint8Array copy = Napi::Uint8Array::New(env, bytes.size());
-  if (!bytes.empty()) std::memcpy(copy.Data(), bytes.data(), bytes.size());
-  return copy;
-}
-
-Napi::Value files_of(Napi::Env env, const std::vector<ListedFile>& files) {
-  Napi::Array answer = Napi::Array::New(env, files.size());
-  for (size_t i = 0; i < files.size(); i++) {
-    const Napi::HandleScope scope(env);
+napi_value files_of(Out& out, const std::vector<ListedFile>& files) {
+  const napi_value answer = out.array(files.size());
+  for (size_t i = 0; i < files.size() && out.ok(); i++) {
+    napi_handle_scope scope = nullptr;
+    napi_open_handle_scope(out.env(), &scope);
     const ListedFile& file = files[i];
-    Napi::Object one = Napi::Object::New(env);
-    one.Set("name", Napi::String::New(env, file.name));
-    one.Set("size", Napi::Number::New(env, static_cast<double>(file.size)));
-    one.Set("allocated", Napi::Number::New(env, static_cast<double>(file.allocated)));
-    one.Set("accessedAt", Napi::Number::New(env, file.accessed_ms));
-    one.Set("modifiedAt", Napi::Number::New(env, file.modified_ms));
+    const napi_value one = out.object();
+    out.set(one, "name", out.string(file.name));
+    out.set(one, "size", out.number(static_cast<double>(file.size)));
+    out.set(one, "allocated", out.number(static_cast<double>(file.allocated)));
+    out.set(one, "accessedAt", out.number(file.accessed_ms));
+    out.set(one, "modifiedAt", out.number(file.modified_ms));
     if (file.has_record) {
       // What a later version wrote is no page of ours to judge: it is listed like any other foreign file.
       const bool whole = file.record == RecordState::whole;
-      one.Set("record", Napi::String::New(env, whole ? "whole" : file.record == RecordState::damaged ? "corrupt" : "none"));
+      out.set(one, "record", out.string(whole ? "whole" : file.record == RecordState::damaged ? "corrupt" : "none"));
       if (whole) {
-        one.Set("payloadLength", Napi::Number::New(env, static_cast<double>(file.payload_length)));
-        one.Set("identity", copy_of(env, file.identity));
-        one.Set("meta", copy_of(env, file.meta));
+        out.set(one, "payloadLength", out.number(static_cast<double>(file.payload_length)));
+        out.set(one, "identity", out.copy(file.identity.data(), file.identity.size()));
+        out.set(one, "meta", out.copy(file.meta.data(), file.meta.size()));
       }
     }
-    answer.Set(static_cast<uint32_t>(i), one);
+    out.set(answer, i, one);
+    if (scope != nullptr) napi_close_handle_scope(out.env(), scope);
   }
   return answer;
 }
@@ -160,7 +157,7 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
   uv_unref(reinterpret_cast<uv_handle_t*>(poll_));
   agent_ = std::move(agent);
   words_ = Napi::Persistent(words.As<Napi::Object>());
-  context_ = std::make_unique<Napi::AsyncContext>(env, "hicache-nixl");
+  napi_async_init(env, nullptr, Napi::String::New(env, "hicache-nixl"), &context_);
   return true;
 }
 
@@ -168,7 +165,9 @@ AgentWrap::~AgentWrap() {
   // Collected as garbage (nothing waits for an answer then), or the constructor failed. In an ending environment the hook has been here before.
   environment_->agents.erase(this);
   close_handles();
+  if (context_ != nullptr) napi_async_destroy(Env(), context_);
   if (agent_ != nullptr) {
+    agent_->forget_reports();
     agent_->stop();
     if (agent_->drain(0)) agent_.reset();
     else Agent::abandon(std::move(agent_));
@@ -195,9 +194,7 @@ void AgentWrap::close_handles() {
 }
 
 void AgentWrap::on_readable() {
-  const Napi::Env env = Env();
-  const Napi::HandleScope handles(env);
-  const Napi::CallbackScope callbacks(env, *context_);
+  const LoopScope scope(Env(), context_);
   agent_->process();
   after_work();
 }
@@ -249,15 +246,20 @@ Napi::Value AgentWrap::submit(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   const bool want_metas = info.Length() > 2 && info[2].IsBoolean() && info[2].As<Napi::Boolean>().Value();
-  const Deferred deferred = Deferred::New(env);
-  const Napi::Promise promise = deferred.Promise();
+  Deferred deferred;
+  napi_value promise;
+  if (!Deferred::create(env, deferred, promise)) return env.Undefined();
   if (doubles == 0) {
-    deferred.Resolve(results_of(env, nullptr));
-    return promise;
+    Out out(env);
+    deferred.resolve(out, results_of(out, nullptr));
+    return Napi::Value(env, promise);
   }
   try {
     const std::string problem = agent_->submit(reinterpret_cast<const double*>(descriptors.data), doubles / field::stride, blob.data, blob.length, want_metas,
-                                               [deferred](Batch& batch) { deferred.Resolve(results_of(deferred.Env(), &batch)); });
+                                               [deferred](Batch& batch) {
+                                                 Out out(deferred.env);
+                                                 deferred.resolve(out, results_of(out, &batch));
+                                               });
     if (!problem.empty()) {
       // The promise is dropped before anybody has seen it; an unsettled promise costs nothing.
       throw_argument(env, problem);
@@ -268,7 +270,7 @@ Napi::Value AgentWrap::submit(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   after_work();
-  return promise;
+  return Napi::Value(env, promise);
 }
 
 bool AgentWrap::folder_argument(const Napi::CallbackInfo& info, uint32_t& directory, std::string& folder) {
@@ -286,9 +288,12 @@ bool AgentWrap::folder_argument(const Napi::CallbackInfo& info, uint32_t& direct
   return false;
 }
 
-AgentWrap::Deferred AgentWrap::start_call(Napi::Env env, uint64_t& id) {
+bool AgentWrap::start_call(Napi::Env env, uint64_t& id, napi_value& promise) {
+  Deferred deferred;
+  if (!Deferred::create(env, deferred, promise)) return false;
   id = next_call_++;
-  return calls_->emplace(id, Deferred::New(env)).first->second;
+  calls_->emplace(id, deferred);
+  return true;
 }
 
 Napi::Value AgentWrap::list(const Napi::CallbackInfo& info) {
@@ -299,17 +304,19 @@ Napi::Value AgentWrap::list(const Napi::CallbackInfo& info) {
   if (!usable(env, "list") || !folder_argument(info, directory, folder)) return env.Undefined();
   if (info.Length() > 2 && info[2].IsObject() && !bool_of(info[2].As<Napi::Object>(), "records", false, records)) return env.Undefined();
   uint64_t id;
-  const Deferred deferred = start_call(env, id);
+  napi_value promise;
+  if (!start_call(env, id, promise)) return env.Undefined();
   agent_->plugin().list(directory, folder, records, [calls = calls_, id, folder](int error, std::vector<ListedFile>& files) {
     const auto found = calls->find(id);
     if (found == calls->end()) return;
     const Deferred waiting = found->second;
     calls->erase(found);
-    if (error != 0) waiting.Reject(make_system_error(waiting.Env(), error, "listing '" + folder + "'").Value());
-    else waiting.Resolve(files_of(waiting.Env(), files));
+    Out out(waiting.env);
+    if (error != 0) waiting.reject(out, out.system_error(error, "listing '" + folder + "'"));
+    else waiting.resolve(out, files_of(out, files));
   });
   after_work();
-  return deferred.Promise();
+  return Napi::Value(env, promise);
 }
 
 Napi::Value AgentWrap::sweep(const Napi::CallbackInfo& info) {
@@ -318,29 +325,33 @@ Napi::Value AgentWrap::sweep(const Napi::CallbackInfo& info) {
   std::string folder;
   if (!usable(env, "sweep") || !folder_argument(info, directory, folder)) return env.Undefined();
   uint64_t id;
-  const Deferred deferred = start_call(env, id);
+  napi_value promise;
+  if (!start_call(env, id, promise)) return env.Undefined();
   agent_->plugin().sweep(directory, folder, [calls = calls_, id, folder](int error, size_t removed) {
     const auto found = calls->find(id);
     if (found == calls->end()) return;
     const Deferred waiting = found->second;
     calls->erase(found);
-    if (error != 0) waiting.Reject(make_system_error(waiting.Env(), error, "sweeping '" + folder + "'").Value());
-    else waiting.Resolve(Napi::Number::New(waiting.Env(), static_cast<double>(removed)));
+    Out out(waiting.env);
+    if (error != 0) waiting.reject(out, out.system_error(error, "sweeping '" + folder + "'"));
+    else waiting.resolve(out, out.number(static_cast<double>(removed)));
   });
   after_work();
-  return deferred.Promise();
+  return Napi::Value(env, promise);
 }
 
 Napi::Value AgentWrap::destroy(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const Deferred deferred = Deferred::New(env);
-  const Napi::Promise promise = deferred.Promise();
+  Deferred deferred;
+  napi_value promise;
+  if (!Deferred::create(env, deferred, promise)) return env.Undefined();
   if (destroyed_ || agent_ == nullptr) {
-    deferred.Resolve(Napi::Number::New(env, static_cast<double>(left_)));
-    return promise;
+    Out out(env);
+    deferred.resolve(out, out.number(static_cast<double>(left_)));
+    return Napi::Value(env, promise);
   }
   destroy_waiting_.push_back(deferred);
-  if (destroying_) return promise;
+  if (destroying_) return Napi::Value(env, promise);
   destroying_ = true;
   agent_->stop();
   agent_->process();
@@ -349,8 +360,7 @@ Napi::Value AgentWrap::destroy(const Napi::CallbackInfo& info) {
         timer_,
         [](uv_timer_t* handle) {
           auto* const self = static_cast<AgentWrap*>(handle->data);
-          const Napi::HandleScope handles(self->Env());
-          const Napi::CallbackScope callbacks(self->Env(), *self->context_);
+          const LoopScope scope(self->Env(), self->context_);
           self->agent_->process();
           if (self->agent_->idle()) self->finish_destroy(0);
           else self->finish_destroy(self->agent_->in_flight());
@@ -358,22 +368,27 @@ Napi::Value AgentWrap::destroy(const Napi::CallbackInfo& info) {
         static_cast<uint64_t>(drain_ms_), 0);
   }
   after_work();
-  return promise;
+  return Napi::Value(env, promise);
 }
 
 void AgentWrap::finish_destroy(size_t left) {
-  const Napi::Env env = Env();
   left_ = left;
   destroyed_ = true;
   agent_->report_all();
-  for (const auto& [id, waiting] : *calls_) waiting.Reject(make_system_error(env, ECANCELED, "the agent was destroyed").Value());
+  for (const auto& [id, waiting] : *calls_) {
+    Out out(waiting.env);
+    waiting.reject(out, out.system_error(ECANCELED, "the agent was destroyed"));
+  }
   calls_->clear();
   close_handles();
   if (agent_->idle()) agent_.reset();
   else Agent::abandon(std::move(agent_));
   const std::vector<Deferred> waiting = std::move(destroy_waiting_);
   destroy_waiting_.clear();
-  for (const Deferred& deferred : waiting) deferred.Resolve(Napi::Number::New(env, static_cast<double>(left)));
+  for (const Deferred& deferred : waiting) {
+    Out out(deferred.env);
+    deferred.resolve(out, out.number(static_cast<double>(left)));
+  }
   after_work();
 }
 

@@ -20,8 +20,6 @@ class AgentWrap final : public Napi::ObjectWrap<AgentWrap> {
   void environment_ends();
 
  private:
-  using Deferred = Napi::Promise::Deferred;
-
   Napi::Value engine(const Napi::CallbackInfo& info);
   Napi::Value in_flight(const Napi::CallbackInfo& info);
   Napi::Value submit(const Napi::CallbackInfo& info);
@@ -32,7 +30,8 @@ class AgentWrap final : public Napi::ObjectWrap<AgentWrap> {
   bool open(const Napi::CallbackInfo& info);
   bool usable(Napi::Env env, const char* method);
   bool folder_argument(const Napi::CallbackInfo& info, uint32_t& directory, std::string& folder);
-  Deferred start_call(Napi::Env env, uint64_t& id);
+  // A promise for a listing or sweep; false with nothing done when JavaScript can run no more.
+  bool start_call(Napi::Env env, uint64_t& id, napi_value& promise);
   void on_readable();
   void after_work();
   void finish_destroy(size_t left);
@@ -42,7 +41,7 @@ class AgentWrap final : public Napi::ObjectWrap<AgentWrap> {
   std::string engine_;
   int drain_ms_ = 2000;
   Napi::ObjectReference words_;
-  std::unique_ptr<Napi::AsyncContext> context_;
+  napi_async_context context_ = nullptr;
   Environment* environment_ = nullptr;
   uv_poll_t* poll_ = nullptr;
   uv_timer_t* timer_ = nullptr;

@@ -70,7 +70,7 @@ Napi::Value populate_memory(const Napi::CallbackInfo& info) {
   auto huge = std::make_shared<int64_t>(-1);
   return run_in_background(
       env, [bytes, huge, stop = Environment::of(env).ending] { *huge = populate(bytes.data, bytes.length, *stop); },
-      [huge](Napi::Env settled, Napi::Promise::Deferred deferred) { deferred.Resolve(Napi::Number::New(settled, static_cast<double>(*huge))); }, info[0]);
+      [huge](Out& out, const Deferred& deferred) { deferred.resolve(out, out.number(static_cast<double>(*huge))); }, info[0]);
 }
 
 }  // namespace

@@ -5,8 +5,8 @@
 
 #include <cmath>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
-#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -25,6 +25,77 @@ Napi::Error make_system_error(Napi::Env env, int error, const std::string& what)
   Napi::Error made = make_error(env, errno_name(error).c_str(), what + ": " + errno_name(error) + " (" + std::generic_category().message(error) + ").");
   made.Value().Set("errno", Napi::Number::New(env, error));
   return made;
+}
+
+// ---- answers ----
+
+napi_value Out::undefined() { return make(napi_get_undefined); }
+napi_value Out::number(double value) { return make(napi_create_double, value); }
+napi_value Out::boolean(bool value) { return make(napi_get_boolean, value); }
+napi_value Out::string(const std::string& value) { return make(napi_create_string_utf8, value.data(), value.size()); }
+napi_value Out::array(size_t length) { return make(napi_create_array_with_length, length); }
+napi_value Out::object() { return make(napi_create_object); }
+
+napi_value Out::bytes(size_t length, uint8_t** data) {
+  void* start = nullptr;
+  const napi_value buffer = make(napi_create_arraybuffer, length, &start);
+  const napi_value view = make(napi_create_typedarray, napi_uint8_array, length, buffer, size_t{0});
+  *data = ok_ ? static_cast<uint8_t*>(start) : nullptr;
+  return view;
+}
+
+napi_value Out::doubles(size_t length, double** data) {
+  void* start = nullptr;
+  const napi_value buffer = make(napi_create_arraybuffer, length * sizeof(double), &start);
+  const napi_value view = make(napi_create_typedarray, napi_float64_array, length, buffer, size_t{0});
+  *data = ok_ ? static_cast<double*>(start) : nullptr;
+  return view;
+}
+
+napi_value Out::copy(const void* from, size_t length) {
+  uint8_t* data = nullptr;
+  const napi_value view = bytes(length, &data);
+  if (data != nullptr && length > 0) std::memcpy(data, from, length);
+  return view;
+}
+
+napi_value Out::system_error(int error, const std::string& what) {
+  const napi_value code = string(errno_name(error));
+  const napi_value message = string(what + ": " + errno_name(error) + " (" + std::generic_category().message(error) + ").");
+  const napi_value made = make(napi_create_error, code, message);
+  set(made, "errno", number(error));
+  return made;
+}
+
+void Out::set(napi_value object, const char* name, napi_value value) { ok_ = ok_ && napi_set_named_property(env_, object, name, value) == napi_ok; }
+
+void Out::set(napi_value array, size_t index, napi_value value) {
+  ok_ = ok_ && napi_set_element(env_, array, static_cast<uint32_t>(index), value) == napi_ok;
+}
+
+bool Deferred::create(napi_env env, Deferred& out, napi_value& promise) {
+  out.env = env;
+  return napi_create_promise(env, &out.handle, &promise) == napi_ok;
+}
+
+void Deferred::resolve(const Out& out, napi_value value) const {
+  if (out.ok()) napi_resolve_deferred(env, handle, value);
+}
+
+void Deferred::reject(const Out& out, napi_value value) const {
+  if (out.ok()) napi_reject_deferred(env, handle, value);
+}
+
+LoopScope::LoopScope(napi_env env, napi_async_context context) : env_(env) {
+  napi_open_handle_scope(env, &handles_);
+  // The resource is nobody's business: an empty object.
+  napi_value resource = nullptr;
+  if (napi_create_object(env, &resource) == napi_ok) napi_open_callback_scope(env, resource, context, &callbacks_);
+}
+
+LoopScope::~LoopScope() {
+  if (callbacks_ != nullptr) napi_close_callback_scope(env_, callbacks_);
+  if (handles_ != nullptr) napi_close_handle_scope(env_, handles_);
 }
 
 bool bytes_of(Napi::Value value, Bytes& out) {
@@ -134,8 +205,8 @@ namespace {
 
 struct Background {
   std::function<void()> work;
-  std::function<void(Napi::Env, Napi::Promise::Deferred)> settle;
-  std::optional<Napi::Promise::Deferred> deferred;
+  std::function<void(Out&, const Deferred&)> settle;
+  Deferred deferred;
   napi_ref hold = nullptr;
   napi_threadsafe_function call = nullptr;
   std::mutex mutex;
@@ -152,14 +223,14 @@ struct Letter {
 void receive(napi_env raw_env, napi_value, void*, void* data) {
   const std::unique_ptr<Letter> letter(static_cast<Letter*>(data));
   if (raw_env == nullptr) return;
-  const Napi::Env env(raw_env);
   Background& background = *letter->about;
   if (letter->message == Message::release) {
     napi_unref_threadsafe_function(raw_env, background.call);
     return;
   }
   if (background.hold != nullptr) napi_delete_reference(raw_env, background.hold);
-  background.settle(env, *background.deferred);
+  Out out(raw_env);
+  background.settle(out, background.deferred);
 }
 
 // False: the environment is ending, and the function must not be called again.
@@ -187,13 +258,13 @@ std::thread quiet_thread(std::function<void()> body) {
 
 }  // namespace
 
-Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::function<void(Napi::Env, Napi::Promise::Deferred)> settle,
+Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::function<void(Out&, const Deferred&)> settle,
                               Napi::Value hold, unsigned release_ms) {
   auto background = std::make_shared<Background>();
   background->work = std::move(work);
   background->settle = std::move(settle);
-  background->deferred = Napi::Promise::Deferred::New(env);
-  const Napi::Value promise = background->deferred->Promise();
+  napi_value promise;
+  if (!Deferred::create(env, background->deferred, promise)) return env.Undefined();
   if (!hold.IsEmpty()) napi_create_reference(env, hold, 1, &background->hold);
   const Napi::String name = Napi::String::New(env, "hicache-nixl");
   if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, receive, &background->call) != napi_ok) {
@@ -237,7 +308,7 @@ Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::fu
     make_system_error(env, error.code().value(), "starting a thread").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  return promise;
+  return Napi::Value(env, promise);
 }
 
 }  // namespace hicache

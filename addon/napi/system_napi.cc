@@ -38,27 +38,24 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   auto answer = std::make_shared<Answer>();
   return run_in_background(
       env, [answer, path] { answer->error = probe_directory(path, answer->report, answer->failed_call); },
-      [answer, path](Napi::Env settled, Napi::Promise::Deferred deferred) {
-        if (answer->error != 0) {
-          deferred.Reject(make_system_error(settled, answer->error, answer->failed_call + " of " + path).Value());
-          return;
-        }
+      [answer, path](Out& out, const Deferred& deferred) {
+        if (answer->error != 0) return deferred.reject(out, out.system_error(answer->error, answer->failed_call + " of " + path));
         const DirectoryReport& report = answer->report;
-        Napi::Object out = Napi::Object::New(settled);
-        out.Set("path", report.path);
-        out.Set("realPath", report.real_path);
-        out.Set("fileSystem", report.file_system);
-        out.Set("direct", Napi::Boolean::New(settled, report.direct));
-        out.Set("directReason", report.direct_reason);
-        out.Set("engine", Napi::Boolean::New(settled, report.engine));
-        out.Set("engineReason", report.engine_reason);
-        out.Set("tmpfile", Napi::Boolean::New(settled, report.tmpfile));
-        out.Set("freeBytes", Napi::Number::New(settled, static_cast<double>(report.free_bytes)));
-        out.Set("totalBytes", Napi::Number::New(settled, static_cast<double>(report.total_bytes)));
-        out.Set("ownerUid", Napi::Number::New(settled, report.owner_uid));
-        out.Set("mode", Napi::Number::New(settled, report.mode));
-        out.Set("writable", Napi::Boolean::New(settled, report.writable));
-        deferred.Resolve(out);
+        const napi_value told = out.object();
+        out.set(told, "path", out.string(report.path));
+        out.set(told, "realPath", out.string(report.real_path));
+        out.set(told, "fileSystem", out.string(report.file_system));
+        out.set(told, "direct", out.boolean(report.direct));
+        out.set(told, "directReason", out.string(report.direct_reason));
+        out.set(told, "engine", out.boolean(report.engine));
+        out.set(told, "engineReason", out.string(report.engine_reason));
+        out.set(told, "tmpfile", out.boolean(report.tmpfile));
+        out.set(told, "freeBytes", out.number(static_cast<double>(report.free_bytes)));
+        out.set(told, "totalBytes", out.number(static_cast<double>(report.total_bytes)));
+        out.set(told, "ownerUid", out.number(report.owner_uid));
+        out.set(told, "mode", out.number(report.mode));
+        out.set(told, "writable", out.boolean(report.writable));
+        deferred.resolve(out, told);
       },
       Napi::Value(), probe_release_ms);
 }
@@ -76,18 +73,18 @@ Napi::Value probe_engines(const Napi::CallbackInfo& info) {
       [answers] {
         for (Answer& answer : *answers) answer.usable = try_create_engine(answer.name, {}, answer.refusal) != nullptr;
       },
-      [answers](Napi::Env env, Napi::Promise::Deferred deferred) {
-        Napi::Array out = Napi::Array::New(env, answers->size());
-        for (uint32_t i = 0; i < answers->size(); i++) {
+      [answers](Out& out, const Deferred& deferred) {
+        const napi_value told = out.array(answers->size());
+        for (size_t i = 0; i < answers->size(); i++) {
           const Answer& answer = (*answers)[i];
-          Napi::Object one = Napi::Object::New(env);
-          one.Set("name", Napi::String::New(env, answer.name));
-          one.Set("usable", Napi::Boolean::New(env, answer.usable));
-          one.Set("reason", answer.usable ? std::string() : answer.refusal.reason);
-          one.Set("remedy", answer.usable ? std::string() : answer.refusal.remedy);
-          out.Set(i, one);
+          const napi_value one = out.object();
+          out.set(one, "name", out.string(answer.name));
+          out.set(one, "usable", out.boolean(answer.usable));
+          out.set(one, "reason", out.string(answer.usable ? "" : answer.refusal.reason));
+          out.set(one, "remedy", out.string(answer.usable ? "" : answer.refusal.remedy));
+          out.set(told, i, one);
         }
-        deferred.Resolve(out);
+        deferred.resolve(out, told);
       });
 }
 
