@@ -124,12 +124,15 @@ int PageStore::place(const char* name, bool create, Place& out) {
   return folder(slash == nullptr ? std::string_view() : std::string_view(name, static_cast<size_t>(slash - name)), create, name, out.folder);
 }
 
-bool PageStore::forget_removed_folders() {
-  std::lock_guard lock(mutex_);
+bool PageStore::forget_removed_folders(const FolderRef& used) {
   const auto removed = [](const FolderRef& folder) {
     struct stat status;
     return folder != nullptr && ::fstat(folder->fd.get(), &status) == 0 && status.st_nlink == 0;
   };
+  // A folder that is still there has all its parents. Every look-up of a page that is absent, and so every new page, ends here: asking all folders
+  // would cost more than the rest of it.
+  if (used != nullptr && !removed(used)) return false;
+  std::lock_guard lock(mutex_);
   bool any = std::erase_if(folders_, [&](const auto& entry) { return removed(entry.second); }) > 0;
   if (removed(root_)) {
     root_ = nullptr;
@@ -152,7 +155,7 @@ int PageStore::open_page(const char* name, int flags, UniqueFd& fd, struct stat&
       if (opened >= 0) fd = UniqueFd(opened);
       error = opened < 0 ? -opened : 0;
     }
-    if (error == ENOENT && attempt == 0 && forget_removed_folders()) continue;
+    if (error == ENOENT && attempt == 0 && forget_removed_folders(found.folder)) continue;
     if (error != 0) return error;
     if (const int failed = file_io::stat(fd.get(), &status, name); failed < 0) return -failed;
     if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
@@ -519,7 +522,7 @@ Outcome PageStore::touch(const PageName& page) {
     Place where;
     int error = place(page.name, false, where);
     if (error == 0) error = -file_io::touch_access_time(where.folder->fd.get(), where.base, page.name);
-    if (error == ENOENT && attempt == 0 && forget_removed_folders()) continue;
+    if (error == ENOENT && attempt == 0 && forget_removed_folders(where.folder)) continue;
     if (error == 0) return Outcome::of(Status::ok);
     return error == ENOENT ? Outcome::of(Status::absent) : Outcome::failed(error);
   }
@@ -591,7 +594,10 @@ int PageStore::list(std::string_view folder_name, bool records, std::vector<List
     file.accessed_ms = milliseconds(status.st_atim);
     file.modified_ms = milliseconds(status.st_mtim);
     if (records) {
-      const UniqueFd fd(std::max(-1, file_io::open_at(in->fd.get(), entry->d_name, O_RDONLY | O_NONBLOCK, 0, entry->d_name)));
+      // A listing is no use of the pages: with their access times renewed, the cleaner could not tell any more which were read longest ago.
+      int opened = file_io::open_at(in->fd.get(), entry->d_name, O_RDONLY | O_NONBLOCK | O_NOATIME, 0, entry->d_name);
+      if (opened == -EPERM) opened = file_io::open_at(in->fd.get(), entry->d_name, O_RDONLY | O_NONBLOCK, 0, entry->d_name);
+      const UniqueFd fd(std::max(-1, opened));
       if (!fd) continue;
       ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_RANDOM);
       Record record;

@@ -144,8 +144,9 @@ class PageStore {
   int root(FolderRef& out);
   int folder(std::string_view name, bool create, const char* for_name, FolderRef& out);
   int place(const char* name, bool create, Place& out);
-  // After ENOENT: true when a folder we hold open has been removed meanwhile, and is forgotten now, so that it is worth another try.
-  bool forget_removed_folders();
+  // After ENOENT: true when a folder we hold open has been removed meanwhile, and is forgotten now, so that it is worth another try. With the folder
+  // that was used, one look at that one tells.
+  bool forget_removed_folders(const FolderRef& used = nullptr);
 
   int open_page(const char* name, int flags, UniqueFd& fd, struct stat& status, Place* where = nullptr);
   int read_record_block(int fd, uint64_t size, bool direct, const char* name, uint8_t* block);
