@@ -20,7 +20,7 @@ export class DeviceLimitArm implements BenchArm {
   async read(): Promise<ArmSample> { return await this.run('read') }
 
   /** The file stays for the next round: laying it out anew would be measured as well. */
-  async discard(): Promise<void> { /* cleanup() takes it at the end */ }
+  async discard(): Promise<void> { /* it goes with its directory */ }
 
   private async run(op: BenchOp): Promise<ArmSample> {
     const { bench, directory, pageBytes, pages, queueDepth } = this.options

@@ -1,3 +1,5 @@
+import { mkdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { NativeBench } from '../../transfer/native-binding.js'
 import type { ArmSample, BenchArm, BenchOp } from './bench-arm.js'
 
@@ -16,14 +18,19 @@ export class FileLoopArm implements BenchArm {
 
   constructor(private readonly options: FileLoopArmOptions) {}
 
-  async write(): Promise<ArmSample> { return await this.run('write') }
+  async write(round: number): Promise<ArmSample> { return await this.run('write', round) }
 
-  async read(): Promise<ArmSample> { return await this.run('read') }
+  async read(round: number): Promise<ArmSample> { return await this.run('read', round) }
 
-  async discard(): Promise<void> { await this.options.bench.cleanup(this.options.directory) }
+  async discard(round: number): Promise<void> { await rm(this.folder(round), { recursive: true, force: true }) }
 
-  private async run(op: BenchOp): Promise<ArmSample> {
-    const { bench, directory, pageBytes, pages, threads, direct } = this.options
+  /** Each round has a directory of its own: the loop's names are the same every time. */
+  private folder(round: number): string { return join(this.options.directory, `round-${round}`) }
+
+  private async run(op: BenchOp, round: number): Promise<ArmSample> {
+    const { bench, pageBytes, pages, threads, direct } = this.options
+    const directory = this.folder(round)
+    await mkdir(directory, { recursive: true, mode: 0o700 })
     return await bench.fileLoop({ directory, op, pageBytes, pages, threads, direct, replace: false })
   }
 }

@@ -6,6 +6,8 @@ export interface RoundsOptions {
   readonly ops: readonly BenchOp[]
   /** Arms that may be left out when they fail in the unmeasured round: comparisons that this system cannot run. */
   readonly optional: ReadonlySet<BenchArm>
+  /** Leave the rounds' pages to the caller to remove. Default: they are removed at the end of their round. */
+  readonly keep?: boolean
   readonly signal?: AbortSignal
   /** Before every single measurement, those of the unmeasured round 0 included. */
   onStep?(arm: BenchArm, op: BenchOp, round: number): void
@@ -43,7 +45,7 @@ export class InterleavedRounds {
           }
         }
       } finally {
-        for (const arm of order) await arm.discard(round)
+        if (options.keep !== true) for (const arm of order) await arm.discard(round)
       }
     }
   }

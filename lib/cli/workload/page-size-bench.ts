@@ -33,6 +33,8 @@ export interface PageSizeBenchOptions {
   readonly direct: boolean
   readonly pageBytes: number
   readonly progress: Progress
+  /** Pages of all rounds stay until the caller removes the directory. */
+  readonly keep: boolean
 }
 
 interface OurArm { readonly arm: BenchArm; readonly batch: number; readonly zeroCopy: boolean }
@@ -115,11 +117,11 @@ export class PageSizeBench {
   }
 
   private async measure(cache: HiCacheNixl | null): Promise<BenchReport> {
-    const { context, plan, pageBytes, progress } = this.options
+    const { context, plan, pageBytes, progress, keep } = this.options
     const arms = [...this.ours.map(({ arm }) => arm), ...this.peers]
     const rounds = new InterleavedRounds(arms)
     await rounds.run({
-      rounds: plan.rounds, ops: plan.ops, optional: new Set(this.peers), signal: context.signal,
+      rounds: plan.rounds, ops: plan.ops, optional: new Set(this.peers), keep, signal: context.signal,
       onStep: (arm, op, round) => progress.add(1, `${formatBytes(pageBytes)} ${op} ${arm.name}${round === 0 ? ' (warming up)' : ''}`),
       onLeftOut: (arm, error) => progress.log(`${arm.name} is left out at ${formatBytes(pageBytes)}: ${error instanceof Error ? error.message : String(error)}`),
     })
