@@ -98,6 +98,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Payload bytes of the page last read or written: what a read without a target expects first. */
   #lengthHint = 0
   #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
+  readonly #firstSweep: Promise<void>
   #stage: 'open' | 'closing' | 'closed' = 'open'
   #closed: Promise<void> | null = null
 
@@ -180,7 +181,7 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     // Neither is waited for: pages can move before every huge page is touched, and before the last leftover is gone.
     void this.#arena.populate().catch((error: unknown) => logger.debug('The arena could not be populated.', { error: String(error) }))
-    void this.#sweep().catch((error: unknown) => logger.debug('Sweeping ended early.', { error: String(error) }))
+    this.#firstSweep = this.#sweep().then(() => {}, (error: unknown) => { logger.debug('Sweeping ended early.', { error: String(error) }) })
     this.#cleaner.start()
   }
 
@@ -262,9 +263,9 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#checkOpen()
     const names = this.#pageNames(key)
     const scope = this.#scope(options)
-    const results = await Promise.all(names.map(storedKey => this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: Flag.acceptUnverified })))
+    const pending = names.map(storedKey => this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: Flag.acceptUnverified }))
     this.#watchScope(scope)
-    return (await Promise.all(results)).some(result => result.failure === null && result.status === Status.ok)
+    return (await Promise.all(pending)).some(result => result.failure === null && result.status === Status.ok)
   }
 
   /** Removes the pages of this cache's own namespace, told by the identity in their records: never another model's, never a file without a record. */
@@ -287,6 +288,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Arena memory: zero copy as source and as target. Zeroed at first use only. Throws ERR_REJECTED when callers hold two thirds of the arena already. */
   allocate(spec: { dtype: DType; shape: readonly number[] }): ArenaTensor {
     this.#checkOpen()
+    checkObject(spec, 'allocate() takes { dtype, shape }')
     const { dtype, shape } = spec
     if (!isDType(dtype)) throw new HiCacheError('ERR_ARGUMENT', `allocate() takes a dtype of ${Object.keys(DTYPES).join(', ')}; got ${describe(dtype)}.`)
     const bytes = elementsOf(shape) * DTYPES[dtype].bytes
@@ -316,6 +318,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Registers the host pool that batchSetV1() and batchGetV1() move pages of. One at a time. */
   registerMemPoolHost(pool: MemPoolHost): NixlRegistration {
     this.#checkOpen()
+    checkObject(pool, 'registerMemPoolHost() takes { buffer, pageBytes, pageCount, parts }')
     const { buffer, pageBytes, pageCount, parts = 1 } = pool
     if (this.#memPool) throw new HiCacheError('ERR_ARGUMENT', 'A memory pool is registered already: release its registration first.')
     for (const [name, value] of [['pageBytes', pageBytes], ['pageCount', pageCount]] as const) {
@@ -385,6 +388,7 @@ export class HiCacheNixl implements AsyncDisposable {
    * the time that ending the threads takes (a quarter of a second more where the kernel does not let go). Idempotent.
    */
   close(options: { graceMs?: number } = {}): Promise<void> {
+    checkObject(options, 'close() takes { graceMs }')
     const { graceMs = GRACE_MS_DEFAULT } = options
     if (!Number.isFinite(graceMs) || graceMs < 0) throw new HiCacheError('ERR_ARGUMENT', `graceMs is a number from 0; got ${describe(graceMs)}.`)
     this.#closed ??= this.#close(Math.min(graceMs, TIMEOUT_MS_MAX))
@@ -430,6 +434,7 @@ export class HiCacheNixl implements AsyncDisposable {
    */
   async verify(options: { bytesPerSecond?: number; drop?: boolean; onProgress?: (done: { pages: number; bytes: number }) => void; signal?: AbortSignal } = {}): Promise<VerifyReport> {
     this.#checkOpen()
+    checkObject(options, 'verify() takes { bytesPerSecond, drop, onProgress, signal }')
     const { bytesPerSecond = Infinity, drop = false, onProgress, signal } = options
     if (!(bytesPerSecond > 0)) throw new HiCacheError('ERR_ARGUMENT', `bytesPerSecond is a number above 0; got ${describe(bytesPerSecond)}.`)
     checkSignal(signal)
@@ -470,6 +475,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Removes what dead writers left, and lets the l3 cleaner pass once where it is configured. */
   async gc(): Promise<{ leftovers: number; evictedPages: number; evictedBytes: number }> {
     this.#checkOpen()
+    await this.#firstSweep
     const leftovers = await this.#sweep()
     const { pages, bytes } = await this.#cleaner.pass()
     return { leftovers, evictedPages: pages, evictedBytes: bytes }
@@ -480,11 +486,12 @@ export class HiCacheNixl implements AsyncDisposable {
   #write(pages: Iterable<readonly [string, Source]>, options?: CallOptions, named = false): Promise<WriteOutcome[]> {
     return this.#call(options, () => {
       const scope = this.#scope(options)
-      const taken = [...pages].map(page => {
+      checkPages(pages)
+      const taken = this.#placed('copy-in', [...pages].map(page => {
         if (!Array.isArray(page)) throw new HiCacheError('ERR_ARGUMENT', `A page to write is [key, source]; got ${describe(page)}.`)
         const [key, source] = page as unknown as readonly [string, Source]
         return { key, storedKey: named ? key : this.#storedKey(key), memory: hostMemory(source, 'source', key) }
-      })
+      }))
       const context: TransferContext = { op: 'write', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + memory.bytes.byteLength, 0) }
       return traceTransfer('write', context, async () => {
         const outcomes = await new Promise<WriteOutcome[]>(resolve => {
@@ -492,13 +499,14 @@ export class HiCacheNixl implements AsyncDisposable {
           let left = taken.length
           if (left === 0) resolve(settled)
           const began = performance.now()
-          taken.forEach(({ key, storedKey, memory }, i) => {
+          taken.forEach(({ key, storedKey, memory, place }, i) => {
             const end = (outcome: WriteOutcome): void => {
+              place.release()
               settled[i] = outcome
               this.#metrics.page('write', outcome.status, memory.bytes.byteLength, (performance.now() - began) / 1000)
               if (--left === 0) resolve(settled)
             }
-            this.#writePage(scope, key, storedKey, memory, end)
+            this.#writePage(scope, key, storedKey, memory, place.memory, end)
           })
           this.#watchScope(scope)
         })
@@ -508,19 +516,17 @@ export class HiCacheNixl implements AsyncDisposable {
     })
   }
 
-  #writePage(scope: CallScope, key: string, storedKey: string, source: HostMemory, end: (outcome: WriteOutcome) => void): void {
+  #writePage(scope: CallScope, key: string, storedKey: string, source: HostMemory, memory: RequestMemory, end: (outcome: WriteOutcome) => void): void {
     const length = source.bytes.byteLength
     if (this.#names.backupSkip) return end({ ok: true, status: 'backup-skip', key, byteLength: length })
     const directory = this.#layout.directoryOf(storedKey)
     if (this.#watch.unavailable(directory)) {
       return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `The storage directory ${this.directories[directory]!.path} does not answer.`, { key }) })
     }
-    const { memory, release } = this.#memoryFor(source.bytes, 'copy-in', key)
     this.#lengthHint = length
     this.#batcher.submit(new TransferRequest({
       op: Op.pageWrite, flags: 0, directory, storedKey, memory, length, meta: this.#metaOf(source.dtype, source.shape), scope,
       onResult: result => {
-        release?.()
         if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error })
         if (result.status === Status.ok || result.status === Status.alreadyThere) {
           this.#cleaner.noteWritten(directory, length)
@@ -534,10 +540,11 @@ export class HiCacheNixl implements AsyncDisposable {
   #read(pages: Iterable<string | readonly [string, Target]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false): Promise<ReadOutcome<Target>[]> {
     return this.#call(options, () => {
       const scope = this.#scope(options)
-      const taken = [...pages].map(page => {
+      checkPages(pages)
+      const taken = this.#placed('copy-out', [...pages].map(page => {
         const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
         return { key, storedKey: named ? key : this.#storedKey(key), target, memory: target === undefined ? null : hostMemory(target, 'target', key) }
-      })
+      }))
       const context: TransferContext = { op: 'read', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + (memory?.bytes.byteLength ?? 0), 0) }
       return traceTransfer('read', context, async () => {
         let bytes = 0
@@ -546,14 +553,15 @@ export class HiCacheNixl implements AsyncDisposable {
           let left = taken.length
           if (left === 0) resolve(settled)
           const began = performance.now()
-          taken.forEach(({ key, storedKey, target, memory }, i) => {
+          taken.forEach(({ key, storedKey, target, memory, place }, i) => {
             const end = (outcome: ReadOutcome<Target>, length: number): void => {
+              place.release()
               settled[i] = outcome
               bytes += outcome.ok ? length : 0
               this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - began) / 1000)
               if (--left === 0) resolve(settled)
             }
-            this.#readPage(scope, key, storedKey, target, memory, into, end)
+            this.#readPage(scope, key, storedKey, target, memory, memory ? place.memory : { kind: into }, end)
           })
           this.#watchScope(scope)
         })
@@ -564,26 +572,21 @@ export class HiCacheNixl implements AsyncDisposable {
     })
   }
 
-  #readPage(scope: CallScope, key: string, storedKey: string, target: Target | undefined, memory: HostMemory | null, into: 'fresh' | 'arena',
+  #readPage(scope: CallScope, key: string, storedKey: string, target: Target | undefined, memory: HostMemory | null, place: RequestMemory,
     end: (outcome: ReadOutcome<Target>, length: number) => void): void {
     const directory = this.#layout.directoryOf(storedKey)
     if (this.#watch.unavailable(directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
-    const placed = memory ? this.#memoryFor(memory.bytes, 'copy-out', key) : { memory: { kind: into }, release: null }
     let tries = 0
 
-    const finish = (outcome: ReadOutcome<Target>, length: number): void => {
-      placed.release?.()
-      end(outcome, length)
-    }
-    const miss = (reason: MissReason): void => finish({ ok: false, status: 'miss', key, reason }, 0)
+    const miss = (reason: MissReason): void => end({ ok: false, status: 'miss', key, reason }, 0)
     const readNow = (length: number): void => {
       tries++
       this.#batcher.submit(new TransferRequest({
-        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, memory: placed.memory, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
+        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, memory: place, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
       }))
     }
     const done = (length: number, result: RequestResult): void => {
-      if (result.failure !== null) return finish({ ok: false, status: result.failure, key, error: result.error }, 0)
+      if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error }, 0)
       if (result.status === Status.length) {
         // With a target the page does not fit. Without one, this is its real length.
         if (memory || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
@@ -592,7 +595,7 @@ export class HiCacheNixl implements AsyncDisposable {
       }
       const reason = missReason(result.status)
       if (reason) return miss(reason)
-      if (result.status === Status.error) return finish({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
+      if (result.status === Status.error) return end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
       this.#lengthHint = length
       const verified = result.status === Status.ok
       const meta = verified && result.meta ? FileLayout.decodeMeta(result.meta) : null
@@ -605,7 +608,7 @@ export class HiCacheNixl implements AsyncDisposable {
       if (result.slot) value = new SlotTensor(result.slot, this.#arena.buffer, dtype, shape)
       else if (result.bytes) value = { dtype, shape, data: new (DTYPES[dtype].carrier as Uint8ArrayConstructor)(result.bytes.buffer as ArrayBuffer) }
       else value = target!
-      finish({ ok: true, status: 'hit', key, value, verified }, length)
+      end({ ok: true, status: 'hit', key, value, verified }, length)
     }
     const start = memory ? memory.bytes.byteLength : this.#lengthHint
     if (start > 0) return readNow(start)
@@ -663,25 +666,34 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#watchScope(scope)
   }
 
-  /** Where a view's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. */
-  #memoryFor(bytes: Uint8Array, copy: 'copy-in' | 'copy-out', key: string): { memory: RequestMemory; release: (() => void) | null } {
-    if (bytes.buffer === this.#arena.buffer as ArrayBufferLike) {
-      const slot = this.#arenaSlot(bytes, quote(key))
-      if (bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)) {
-        return { memory: { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot }, release: null }
-      }
-      slot.pin()
-      return { memory: { kind: copy, bytes }, release: () => { slot.unpin() } }
+  /** Finds a place for each page's bytes, and pins it: from the call on, not only once its turn comes. Either all of them or, with an error, none. */
+  #placed<T extends { readonly key: string; readonly memory: HostMemory | null }>(copy: 'copy-in' | 'copy-out', pages: readonly T[]): (T & { readonly place: Place })[] {
+    const taken: (T & { readonly place: Place })[] = []
+    try {
+      for (const page of pages) taken.push({ ...page, place: page.memory ? this.#placeFor(page.memory.bytes, copy, page.key) : NO_PLACE })
+    } catch (error) {
+      for (const { place } of taken) place.release()
+      throw error
     }
-    if (isShared(bytes.buffer)) {
+    return taken
+  }
+
+  /** Where a view's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. */
+  #placeFor(bytes: Uint8Array, copy: 'copy-in' | 'copy-out', key: string): Place {
+    const inArena = bytes.buffer === this.#arena.buffer as ArrayBufferLike
+    if (inArena || isShared(bytes.buffer)) {
+      // First the registrations: a pool in the arena stays registered when the tensor that it was made of is released.
       for (const registration of this.#registrations) {
         const at = registration.find(bytes)
-        if (at && bytes.byteLength % BLOCK_BYTES === 0 && Number(at.address % BigInt(BLOCK_BYTES)) === 0) {
-          return { memory: { kind: 'direct', region: at.region, offset: at.offset, owner: registration }, release: null }
-        }
+        if (!at) continue
+        const aligned = bytes.byteLength % BLOCK_BYTES === 0 && Number(at.address % BigInt(BLOCK_BYTES)) === 0
+        return pinned(registration, aligned ? { kind: 'direct', region: at.region, offset: at.offset, owner: registration } : { kind: copy, bytes })
       }
     }
-    return { memory: { kind: copy, bytes }, release: null }
+    if (!inArena) return { memory: { kind: copy, bytes }, release: () => {} }
+    const slot = this.#arenaSlot(bytes, quote(key))
+    const aligned = bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)
+    return pinned(slot, aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot } : { kind: copy, bytes })
   }
 
   #arenaSlot(bytes: Uint8Array, whose: string): Pinnable & { readonly offset: number; readonly bytes: number } {
@@ -768,8 +780,12 @@ export class HiCacheNixl implements AsyncDisposable {
   async #sweep(): Promise<number> {
     let removed = 0
     for (let directory = 0; directory < this.directories.length; directory++) {
-      if (!this.directories[directory]!.writable || this.#stage !== 'open') continue
-      removed += await this.#pool.sweep(directory, '')
+      if (!this.directories[directory]!.writable) continue
+      // A temporary lies in the folder of the page that it was to become.
+      for (const folder of new Set(['', ...this.#layout.folders()])) {
+        if (this.#stage !== 'open') return removed
+        removed += await this.#pool.sweep(directory, folder)
+      }
     }
     if (removed > 0) {
       this.#metrics.count('leftovers_removed', removed)
@@ -871,6 +887,16 @@ export class HiCacheNixl implements AsyncDisposable {
   }
 }
 
+/** Where a page's bytes lie, pinned until release(). */
+interface Place { readonly memory: RequestMemory; readonly release: () => void }
+
+const NO_PLACE: Place = { memory: { kind: 'none' }, release: () => {} }
+
+function pinned(owner: Pinnable, memory: RequestMemory): Place {
+  owner.pin()
+  return { memory, release: () => { owner.unpin() } }
+}
+
 /** Memory that the kernel never gave back. */
 const LEAKED = new Set<object>()
 
@@ -910,6 +936,17 @@ function isTarget(value: unknown): value is Target {
 function checkPage(page: unknown): readonly [string, Target | undefined] {
   if (!Array.isArray(page) || page.length < 1) throw new HiCacheError('ERR_ARGUMENT', `A page to read is a key or [key, target]; got ${describe(page)}.`)
   return page as unknown as readonly [string, Target | undefined]
+}
+
+function checkObject(value: unknown, what: string): void {
+  if (typeof value !== 'object' || value === null) throw new HiCacheError('ERR_ARGUMENT', `${what}; got ${describe(value)}.`)
+}
+
+/** A string is iterable too, but its characters are not what anybody means by pages. */
+function checkPages(pages: unknown): void {
+  if (typeof pages !== 'object' || pages === null || typeof (pages as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function') {
+    throw new HiCacheError('ERR_ARGUMENT', `Pages are an iterable of pages; got ${describe(pages)}.`)
+  }
 }
 
 function checkKeys(keys: unknown): asserts keys is readonly string[] {
