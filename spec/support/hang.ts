@@ -1,0 +1,19 @@
+import { loadAddon } from '../../lib/transfer/load-addon.js'
+import type { Fault } from '../../lib/transfer/native-binding.js'
+import type { Workbench } from './workbench.js'
+
+/**
+ * Keeps what touches a file whose name contains `match` from going on, so that a spec can act while it is under way. Answers how to let it go; the end of
+ * the spec does it in any case.
+ */
+export function hang(bench: Workbench, match: string, point = 'open', rest: Partial<Fault> = {}): () => void {
+  const addon = loadAddon()
+  addon.setFaults([{ point, match, times: 0, hang: true, ...rest }])
+  let held = true
+  const release = (): void => {
+    if (held) addon.clearFaults()
+    held = false
+  }
+  bench.atEnd(release)
+  return release
+}

@@ -1,0 +1,59 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { HiCacheNixl, type OpenOptions } from '../../lib/index.js'
+
+export const MIB = 1024 * 1024
+
+/** Caches and directories of one suite: whatever a spec opens or makes is closed and removed after it, also when it fails. */
+export class Workbench {
+  readonly #caches: HiCacheNixl[] = []
+  readonly #directories: string[] = []
+  readonly #endings: (() => unknown)[] = []
+
+  /** A new, empty directory on the disk of the temporary files (or below `parent`). */
+  async directory(parent = tmpdir()): Promise<string> {
+    const path = await mkdtemp(join(parent, 'hicache-spec-'))
+    this.#directories.push(path)
+    return path
+  }
+
+  /** A cache with a small arena, on a directory of its own unless the options name one. The machine's environment decides nothing. */
+  async open(options: OpenOptions = {}): Promise<HiCacheNixl> {
+    const cache = await HiCacheNixl.open({ arenaBytes: 16 * MIB, env: {}, ...options, storageDir: options.storageDir ?? await this.directory() })
+    this.#caches.push(cache)
+    return cache
+  }
+
+  /** Directories `a`, `b`, ... of one new directory. */
+  async directories(...names: string[]): Promise<string[]> {
+    const parent = await this.directory()
+    return await Promise.all(names.map(async name => {
+      await mkdir(join(parent, name), { mode: 0o700 })
+      return join(parent, name)
+    }))
+  }
+
+  /** Runs after the spec, before the caches are closed. */
+  atEnd(ending: () => unknown): void { this.#endings.push(ending) }
+
+  async clear(): Promise<void> {
+    for (const ending of this.#endings.splice(0).reverse()) await ending()
+    await Promise.all(this.#caches.splice(0).map(cache => cache.close()))
+    for (const path of this.#directories.splice(0)) await rm(path, { recursive: true, force: true })
+  }
+}
+
+/** To be called in a describe(): the workbench of each of its specs. */
+export function workbench(): Workbench {
+  const bench = new Workbench()
+  afterEach(() => bench.clear())
+  return bench
+}
+
+/** The same for a whole suite: what its `before` opens serves all its specs. */
+export function suiteWorkbench(): Workbench {
+  const bench = new Workbench()
+  after(() => bench.clear())
+  return bench
+}
