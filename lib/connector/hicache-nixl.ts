@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import { availableParallelism } from 'node:os'
 import { stat as statFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../error.js'
 import { NixlBackendConfig } from '../config/nixl-backend-config.js'
 import { KeyNames } from '../keys/index.js'
@@ -200,7 +201,7 @@ export class HiCacheNixl implements AsyncDisposable {
   get<T extends Target>(key: string, target: T, options?: CallOptions): Promise<T | null>
   async get(key: string, second?: Target | CallOptions, third?: CallOptions): Promise<unknown> {
     const page = isTarget(second) ? [key, second] as const : key
-    const [outcome] = await this.#read([page], isTarget(second) ? third : second as CallOptions | undefined, 'fresh')
+    const [outcome] = await this.#read([page], isTarget(second) ? third : second, 'fresh')
     return outcome!.ok ? outcome!.value : null
   }
 
@@ -451,6 +452,8 @@ export class HiCacheNixl implements AsyncDisposable {
         const result = await pending
         if (result.failure === null && result.status === Status.ok) report.ok++
         else if (result.failure === null && result.status === Status.absent) report.missing++
+        // Out of time or out of room says nothing about the page: better no report than a wrong one.
+        else if (result.failure !== null && result.failure !== 'failed') throw result.error
         else report.corrupt++
         report.bytes += length
       } else if (file.record === 'none') {
@@ -467,7 +470,7 @@ export class HiCacheNixl implements AsyncDisposable {
       }
       onProgress?.({ pages: report.pages, bytes: report.bytes })
       const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
-      if (ahead > 1) await new Promise(resolve => { setTimeout(resolve, ahead) })
+      if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {})
     }
     return report
   }

@@ -68,8 +68,9 @@ export class NixlRegistration implements Disposable, Pinnable {
 
   /** Files by NIXL tuples, as NixlFileManager.filesToNixlTuples() makes them. They are described, not opened: whoever opened them closes them. */
   static ofFiles(tuples: readonly NixlTuple[]): NixlRegistration {
-    if (!Array.isArray(tuples as unknown)) throw new HiCacheError('ERR_ARGUMENT', `A registration takes an array of NIXL file tuples; got ${describe(tuples)}.`)
-    for (const tuple of tuples as readonly unknown[]) {
+    const given: unknown = tuples
+    if (!Array.isArray(given)) throw new HiCacheError('ERR_ARGUMENT', `A registration takes an array of NIXL file tuples; got ${describe(given)}.`)
+    for (const tuple of given as unknown[]) {
       if (!Array.isArray(tuple) || tuple.length !== 4 || typeof tuple[0] !== 'bigint' || !Number.isSafeInteger(tuple[1]) ||
         !Number.isSafeInteger(tuple[2]) || (tuple[2] as number) < 0 || typeof tuple[3] !== 'string') {
         throw new HiCacheError('ERR_ARGUMENT', `A NIXL file tuple is [0n, length, open descriptor, path]; got ${describe(tuple)}.`)
