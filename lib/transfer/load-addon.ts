@@ -16,6 +16,13 @@ export function addonCandidates(): string[] {
   ]
 }
 
+/** How to make the binary on this system: a checkout brings its build along, an installed package only the sources. */
+function buildCommand(): string {
+  return existsSync(join(PACKAGE_ROOT, 'scripts', 'build.mjs'))
+    ? `"npm run build" in ${PACKAGE_ROOT}`
+    : `"npm install --no-save node-gyp node-addon-api && npx node-gyp rebuild -C ${PACKAGE_ROOT}"`
+}
+
 let loaded: NativeAddon | undefined
 
 /**
@@ -29,7 +36,7 @@ export function loadAddon(): NativeAddon {
   if (path === undefined) {
     throw new HiCacheError('ERR_ADDON',
       `The native addon is not there for ${process.platform}-${process.arch} (looked for ${candidates.join(' and ')}). ` +
-      'Prebuilt is linux-x64 (glibc); elsewhere on Linux run "npm run build" in the package folder with g++, make and python3 installed.')
+      `Prebuilt is linux-x64 (glibc); elsewhere on Linux run ${buildCommand()}, with g++, make and python3 installed.`)
   }
   try {
     loaded = createRequire(import.meta.url)(path) as NativeAddon
@@ -37,6 +44,6 @@ export function loadAddon(): NativeAddon {
   } catch (cause) {
     throw new HiCacheError('ERR_ADDON',
       `The native addon ${path} does not load: ${cause instanceof Error ? cause.message : String(cause)}. ` +
-      'Rebuild it on this system with "npm run build" (needs g++, make and python3).', { cause })
+      `Build it on this system: ${buildCommand()}, with g++, make and python3 installed.`, { cause })
   }
 }
