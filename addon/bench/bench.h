@@ -1,0 +1,43 @@
+// What the device and a plain C++ loop reach, measured in the same run as the cache itself. Their own code, without the agent, so that the agent has
+// something to be compared with. All of it blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hicache::bench {
+
+struct Result {
+  uint64_t bytes = 0;
+  double seconds = 0, cpu_seconds = 0;
+  std::vector<double> latency_us;  // one a page
+  int error = 0;                   // errno, with what failed
+  std::string failed;
+};
+
+struct DeviceOptions {
+  std::string directory;
+  bool write = false;
+  size_t page_bytes = 0;
+  uint64_t bytes = 0;
+  unsigned queue_depth = 32;
+};
+Result device_limit(const DeviceOptions&);
+
+struct LoopOptions {
+  std::string directory;
+  bool write = false;
+  size_t page_bytes = 0;
+  uint64_t pages = 0;
+  unsigned threads = 8;
+  bool direct = true;
+  bool replace = false;
+};
+Result file_loop(const LoopOptions&);
+
+// 0 or errno.
+int cleanup(const std::string& directory);
+
+}  // namespace hicache::bench
