@@ -101,6 +101,7 @@ export async function runCli(args: readonly string[], streams: CliStreams): Prom
         const { HiCacheNixl: Cache } = await import('../connector/hicache-nixl.js')
         const opened: OpenOptions = { env, logger: stderrLogger(stderr, { quiet, debug: isDebug(env) }), ...openOptionsOf(options), ...extra }
         const cache: HiCacheNixl = await Cache.open(opened)
+        opened.logger?.debug('opened', { ...cache.selection, plugins: undefined, directories: cache.directories.map(({ path }) => path) })
         try {
           return await use(cache)
         } finally {
@@ -138,7 +139,9 @@ export function errorFields(error: unknown): ErrorFields {
   }
   if (error instanceof Error) {
     const code = (error as NodeJS.ErrnoException).code
-    return { code: typeof code === 'string' ? code : 'ERR_INTERNAL', message: error.message }
+    // Errors of the system repeat their code in the message.
+    return typeof code === 'string' ? { code, message: error.message.startsWith(`${code}: `) ? error.message.slice(code.length + 2) : error.message }
+      : { code: 'ERR_INTERNAL', message: error.message }
   }
   return { code: 'ERR_INTERNAL', message: String(error) }
 }

@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import type { DoctorReport } from '../../lib/cli/commands/doctor.js'
@@ -71,6 +71,18 @@ describe('command line: doctor', () => {
     expect(json.directories[0]).to.include({ state: 'warn', mode: '0777', realPath: join(root, 'open') })
     expect(json.directories[0]!.problems.map(({ remedy }) => remedy).join()).to.include('chmod 0700')
   }))
+
+  it('ends with 1 for a directory of somebody else', async function () {
+    if (process.geteuid!() !== 0) this.skip()
+    await inDirectory(async root => {
+      mkdirSync(join(root, 'theirs'), { mode: 0o700 })
+      chownSync(join(root, 'theirs'), 12345, 12345)
+      const { code, json } = await cliJson<DoctorReport>(['doctor', '--quick', '--storage-dir', join(root, 'theirs')])
+      expect(code).to.equal(1)
+      expect(json.directories[0]).to.include({ state: 'fail', ownerUid: 12345 })
+      expect(json.directories[0]!.problems[0]).to.include({ state: 'fail', remedy: `chown 0 ${join(root, 'theirs')}, or give a directory of your own` })
+    })
+  })
 
   it('ends with 1 when the plugin that was asked for is not usable, with its reason', async () => await inDirectory(async root => {
     const { code, json } = await cliJson<DoctorReport>(['doctor', '--quick', '--storage-dir', root, '--config', '{"plugin": {"gds": {"active": true}}}'])

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { expect } from 'chai'
@@ -137,6 +137,29 @@ describe('command line: pages', () => {
     child.stderr.on('data', (chunk: Buffer) => { stderr += chunk.toString() })
     const [code] = await once(child, 'close') as [number | null]
     expect([code, stderr]).to.deep.equal([0, ''])
+  }))
+
+  it('a full disk behind stdout is an error', async () => await inDirectory(async root => {
+    const full = openSync('/dev/full', 'w')
+    try {
+      const child = spawn(process.execPath, [MAIN, 'ls', '--json', ...small(root)], { env: CLEAN_ENV, stdio: ['ignore', full, 'pipe'] })
+      let stderr = ''
+      child.stderr!.on('data', (chunk: Buffer) => { stderr += chunk.toString() })
+      const [code] = await once(child, 'close') as [number | null]
+      expect([code, stderr]).to.deep.equal([1, 'hicache-nixl: ENOSPC: no space left on device, write\n'])
+    } finally {
+      closeSync(full)
+    }
+  }))
+
+  it('verify can be interrupted', async () => await inDirectory(async root => {
+    const store = small(root)
+    for (const key of ['a', 'b', 'c']) await cli(['put', key, ...store], { input: randomBytes(1 << 20) })
+    // At this rate it would take minutes.
+    const child = spawn(process.execPath, [MAIN, 'verify', '--bytes-per-second', '16KiB', ...store], { env: { ...CLEAN_ENV, HICACHE_NIXL_DEBUG: '1' }, stdio: ['ignore', 'pipe', 'pipe'] })
+    const closed = once(child, 'close')
+    child.stderr.once('data', () => { child.kill('SIGINT') })
+    expect((await closed)[0]).to.equal(130)
   }))
 
   it('metrics prints the text once, with the sizes of the directories', async () => await inDirectory(async root => {

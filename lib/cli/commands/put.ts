@@ -57,13 +57,17 @@ function sourceOf(bytes: Uint8Array, dtype: DType | undefined, shape: number[] |
 }
 
 async function readFile(path: string): Promise<Uint8Array> {
-  const handle = await open(path).catch((error: unknown) => { throw new UsageError(`cannot read ${path}: ${(error as Error).message}`) })
   try {
-    const { size } = await handle.stat()
-    if (size > PAGE_BYTES_MAX) throw new UsageError(`${path} has ${formatBytes(size)}; a page has at most ${formatBytes(PAGE_BYTES_MAX)}`)
-    return await handle.readFile()
-  } finally {
-    await handle.close()
+    const handle = await open(path)
+    try {
+      const { size } = await handle.stat()
+      if (size > PAGE_BYTES_MAX) throw new UsageError(`${path} has ${formatBytes(size)}; a page has at most ${formatBytes(PAGE_BYTES_MAX)}`)
+      return await handle.readFile()
+    } finally {
+      await handle.close()
+    }
+  } catch (error) {
+    throw error instanceof UsageError ? error : new UsageError(`cannot read ${path}: ${(error as Error).message}`)
   }
 }
 

@@ -86,7 +86,7 @@ function directoryBlock(directory: DirectoryFindings, style: Style): string {
   if (fileSystem !== 'unknown' || state !== 'fail') {
     const me = process.geteuid?.()
     const rows = [
-      ['', exists ? 'is there' : `is not there yet; the first cache makes it (mode 0700) in ${probed}`],
+      ['', exists ? 'is there' : state === 'fail' ? `is not there; looked at ${probed} above it` : `is not there yet; the first cache makes it (mode 0700) in ${probed}`],
       ...realPath === path ? [] : [['', `leads to ${realPath}`]],
       ['file system', `${fileSystem}, ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)}`],
       ...direct || engine || tmpfile || engineReason !== 'not tried' ? [['I/O', `${direct ? 'O_DIRECT' : 'buffered'}, ${engine ? 'by the engine' : `by threads (${engineReason})`}${tmpfile ? ', O_TMPFILE' : ', named temporaries'}`]] : [],

@@ -1,6 +1,6 @@
 import { lstat, stat, statfs } from 'node:fs/promises'
 import { userInfo } from 'node:os'
-import { dirname, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import type { DirectoryReport, NativeAddon } from '../../transfer/native-binding.js'
 import { formatBytes } from '../format.js'
 import type { Mark } from '../style.js'
@@ -98,20 +98,23 @@ function problemsOf(report: DirectoryReport, path: string, exists: boolean, trie
     add('fail', `it is a link of user ${linkUid}, and this is user ${me} (${userName()}): whoever owns the link decides where pages go`,
       `give the directory it leads to, ${report.realPath}`)
   }
-  if (exists && (report.mode & 0o022) !== 0) add('warn', `others may write to it (mode ${octal(report.mode)})`, `chmod 0700 ${where}`)
+  // /tmp and its like are shared on purpose.
+  if (exists && (report.mode & 0o1000) !== 0) add('warn', `it is a folder that users share (mode ${octal(report.mode)})`, `give a folder of its own in it: ${join(where, 'hicache')}`)
+  else if (exists && (report.mode & 0o022) !== 0) add('warn', `others may write to it (mode ${octal(report.mode)})`, `chmod 0700 ${where}`)
   else if (exists && (report.mode & 0o055) !== 0) add('warn', `others may read it (mode ${octal(report.mode)}): pages hold what users wrote`, `chmod 0700 ${where}`)
   if (report.totalBytes > 0 && report.freeBytes < Math.min(SPACE_BYTES_MIN, report.totalBytes / 20)) {
     add('warn', `only ${formatBytes(report.freeBytes)} of ${formatBytes(report.totalBytes)} are free`, 'free some, give another directory, or set l3_cleaner_enabled')
   }
-  if (tried && !report.direct) {
-    add('warn', `no O_DIRECT: ${report.directReason}; every byte goes through the page cache`,
-      inMemory(report.fileSystem) ? 'nothing, if a store in memory is what you want; else a directory on a disk' : 'a local file system (ext4, xfs) serves faster')
+  if (tried && report.writable && inMemory(report.fileSystem)) {
+    add('warn', `it is memory (${report.fileSystem}): pages compete with programs for it, and are gone after a restart`, 'nothing, if that is what you want; else a directory on a disk')
+  } else if (tried && report.writable && !report.direct) {
+    add('warn', `no O_DIRECT: ${report.directReason}; every byte goes through the page cache`, 'a local file system (ext4, xfs) serves faster')
   }
   if (tried && report.direct && !report.tmpfile) add('warn', 'no O_TMPFILE: temporary files have names until they are whole', 'nothing has to be done; gc removes what a crash leaves')
   return problems
 }
 
-export function inMemory(fileSystem: string): boolean { return fileSystem === 'tmpfs' || fileSystem === 'ramfs' }
+function inMemory(fileSystem: string): boolean { return fileSystem === 'tmpfs' || fileSystem === 'ramfs' }
 
 /** What Node alone can tell, where the addon does not load. */
 async function withoutAddon(path: string): Promise<DirectoryReport> {
