@@ -22,19 +22,18 @@ int planned(const char* point, const char* name, int64_t* short_bytes = nullptr)
   return strike.error;
 }
 
-template <typename Call>
-auto retried(Call&& call) -> decltype(call()) {
-  decltype(call()) result;
-  do {
-    result = call();
-  } while (result < 0 && errno == EINTR);
-  return result < 0 ? -errno : result;
-}
-
+// One system call that is tried again when a signal interrupts it. Answers what it answered, or -errno.
 template <typename Call>
 int asked(const char* point, const char* name, Call&& call) {
-  if (const int error = planned(point, name)) return -error;
-  return retried(call);
+  while (true) {
+    int error = planned(point, name);
+    if (error == 0) {
+      const int result = call();
+      if (result >= 0) return result;
+      error = errno;
+    }
+    if (error != EINTR) return -error;
+  }
 }
 
 // The part of `iov` after the first `skip` bytes, and at most `limit` of it.
