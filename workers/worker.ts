@@ -11,6 +11,8 @@ export type WorkerTask =
   | { readonly kind: 'list'; readonly directory: number; readonly folder: string; readonly records: boolean }
   | { readonly kind: 'sweep'; readonly directory: number; readonly folder: string }
 export type WorkerAnswer = BatchResult | ListedFile[] | number
+/** The agent refused the task, and the worker lives on. Not an Error: its code would not survive the message to another thread. */
+export interface WorkerRefusal { readonly refused: string; readonly code: string }
 
 let agent: NativeAgent | undefined
 
@@ -19,11 +21,16 @@ function agentOfThisWorker(): NativeAgent {
   return agent
 }
 
-export default function run(task: WorkerTask): Promise<WorkerAnswer> {
-  const own = agentOfThisWorker()
-  switch (task.kind) {
-    case 'transfer': return own.submit(task.descriptors, task.blob, task.wantMetas)
-    case 'list': return own.list(task.directory, task.folder, { records: task.records })
-    case 'sweep': return own.sweep(task.directory, task.folder)
+export default async function run(task: WorkerTask): Promise<WorkerAnswer | WorkerRefusal> {
+  try {
+    const own = agentOfThisWorker()
+    switch (task.kind) {
+      case 'transfer': return await own.submit(task.descriptors, task.blob, task.wantMetas)
+      case 'list': return await own.list(task.directory, task.folder, { records: task.records })
+      case 'sweep': return await own.sweep(task.directory, task.folder)
+    }
+  } catch (error) {
+    const { message, code } = error as NodeJS.ErrnoException
+    return { refused: message, code: code ?? '' }
   }
 }

@@ -1,7 +1,8 @@
+import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { Piscina } from 'piscina'
 import { HiCacheError } from '../error.js'
-import type { WorkerAnswer, WorkerTask } from '../../workers/worker.js'
+import type { WorkerAnswer, WorkerRefusal, WorkerTask } from '../../workers/worker.js'
 import type { AgentOptions, BatchResult, ListedFile } from './native-binding.js'
 
 /** Far above what the lanes ever have in flight: the bound that counts is theirs. */
@@ -63,12 +64,14 @@ export class WorkerPool {
 
   async #run(task: WorkerTask, transferList: ArrayBuffer[] = []): Promise<WorkerAnswer> {
     if (this.#destroyed) throw new HiCacheError('ERR_CLOSED', 'The worker pool is closed.')
+    let answer: WorkerAnswer | WorkerRefusal
     try {
-      return await this.#pool.run(task, { transferList }) as WorkerAnswer
+      answer = await this.#pool.run(task, { transferList }) as WorkerAnswer | WorkerRefusal
     } catch (cause) {
-      if (HiCacheError.is(cause)) throw cause
       throw new HiCacheError('ERR_WORKER', `The worker that held the request died: ${cause instanceof Error ? cause.message : String(cause)}.`, { cause })
     }
+    if (typeof answer === 'object' && 'refused' in answer) throw refusal(answer)
+    return answer
   }
 
   /** Ends the threads. Each agent drains for its own bounded time and leaves the rest to a reaper thread. */
@@ -76,4 +79,9 @@ export class WorkerPool {
     this.#destroyed = true
     await this.#pool.destroy()
   }
+}
+
+function refusal({ refused, code }: WorkerRefusal): HiCacheError {
+  if (code in constants.errno) return new HiCacheError('ERR_IO', `A worker could not do its task: ${refused}`, { errno: code })
+  return new HiCacheError(code === 'ERR_PLUGIN_UNAVAILABLE' ? code : 'ERR_WORKER', `A worker refused its task: ${refused}`)
 }
