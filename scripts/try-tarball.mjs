@@ -33,7 +33,8 @@ function assert(condition, message) {
 /** Runs to the end, without anything of the npm script around this one in its environment. */
 function run(command, args, { cwd = project, env = {} } = {}) {
   const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_(package|lifecycle|command|execpath|node_execpath)|^(NODE_OPTIONS|INIT_CWD)$/.test(name)))
-  const { status, signal, error, stdout, stderr } = spawnSync(command, args, { cwd, env: { ...inherited, ...env }, encoding: 'utf8', timeout: 600_000, maxBuffer: 2 ** 26, stdio: ['ignore', 'pipe', 'pipe'] })
+  const options = { cwd, env: { ...inherited, ...env }, encoding: 'utf8', timeout: 600_000, maxBuffer: 2 ** 26, stdio: ['ignore', 'pipe', 'pipe'] }
+  const { status, signal, error, stdout, stderr } = spawnSync(command, args, options)
   if (error || status !== 0) throw new Error(`${command} ${args.join(' ')}: ${error?.message ?? signal ?? `exit status ${status}`}\n${stdout}${stderr}`.trim())
   return { stdout, stderr }
 }
@@ -55,7 +56,10 @@ try {
   const files = filesBelow(installed)
 
   check('everything that is needed is packed', () => {
-    const needed = ['LICENSE', 'README.md', 'package.json', 'binding.gyp', 'addon/addon.cc', 'schemas/config.schema.json', 'dist/lib/index.js', 'dist/lib/index.d.ts', 'dist/lib/cli/main.js', 'dist/workers/worker.js', binary.slice(installed.length + 1)]
+    const needed = [
+      'LICENSE', 'README.md', 'package.json', 'binding.gyp', 'addon/addon.cc', 'schemas/config.schema.json', 'dist/lib/index.js', 'dist/lib/index.d.ts',
+      'dist/lib/cli/main.js', 'dist/workers/worker.js', binary.slice(installed.length + 1)
+    ]
     const missing = needed.filter((file) => !files.includes(file))
     assert(missing.length === 0, `missing: ${missing.join(', ')}`)
     return `${files.length} files`

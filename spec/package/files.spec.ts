@@ -44,7 +44,7 @@ describe('files of the project', () => {
   })
 
   it('have clean lines: no tabs, no spaces at the end, a newline at the end, at most 200 columns', () => {
-    const sources = projectFiles().filter(path => /\.(ts|mjs|js|cc|h|sh|gyp)$/.test(path) || path === '.ci/run')
+    const sources = projectFiles().filter(path => /\.(ts|mjs|js|cc|h|gyp)$/.test(path) || path === '.ci/run')
     expect(places(/\t|[ \r]$|^.{201,}$/, sources.filter(path => path !== 'lib/keys/kernel/kernel-wasm.ts'))).to.deep.equal([])
     expect(sources.filter(path => !/[^\n]\n$/.test(text(path)))).to.deep.equal([])
   })
