@@ -2,17 +2,10 @@
 #include "util/crc64.h"
 
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <vector>
 
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) {                                                        \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-      std::exit(1);                                                            \
-    }                                                                          \
-  } while (false)
+#include "test/check.h"
 
 using namespace hicache;
 
