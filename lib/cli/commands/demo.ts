@@ -116,8 +116,8 @@ export async function run(context: CommandContext): Promise<number> {
       [mark(findings.wrongBytes === 0), `every byte read was compared: ${formatCount(findings.wrongBytes)} wrong`],
       [mark(restart.found === restart.pages), `closed and opened again: ${restart.found} of ${restart.pages} pages are there, the last prompt read back in ${restart.readMs.toFixed(1)} ms`],
       [mark(corruption.reason === 'corrupt' && corruption.healed), `one byte of ${corruption.file} flipped: the page is ` +
-        `${corruption.reason === null ? 'read as if nothing had happened' : `a miss (${corruption.reason})`}, ` +
-        `${corruption.healed ? 'and good again after storing it again' : 'and storing it again did not help'}`],
+        (corruption.reason === null ? 'read as if nothing had happened' : `a miss (${corruption.reason})`) +
+        (corruption.healed ? ', and good again after storing it again' : ', and storing it again did not help')],
     ], '', '  '))
     for (const problem of findings.problems) await say(`  ${style.mark('fail')}  ${problem}\n`)
     await say('\n' + style.dim('Nothing computes attention here: how long the saved prefill would have taken depends on your model and GPU, so no such figure is shown.') + '\n')

@@ -100,7 +100,8 @@ async function simulate(context: CommandContext, plan: Plan): Promise<number> {
   const seconds = (performance.now() - started) / 1000
   const nothing = new LatencySamples().summary()
   const report: Report = { totals, seconds, latencyUs: { lookup: nothing, read: nothing, write: nothing } }
-  await show(context, plan, report, { simulated: true, evicted: cache.evicted })
+  totals.evicted = cache.evicted
+  await show(context, plan, report, { simulated: true })
   return 0
 }
 
@@ -119,7 +120,7 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
       modelName: given.string('model-name') ?? MODEL_NAME,
       // Room for the buffers of all requests in flight, and as much again for the cache's own use.
       arenaBytes: Math.min(ARENA_BYTES_MAX, Math.max(64 * 2 ** 20, inFlight * 2)),
-      ...(plan.capacity === undefined ? {} : { config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30 } }),
+      ...(plan.capacity === undefined ? {} : { config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30, l3_cleaner_high_watermark: 95, l3_cleaner_low_watermark: 90 } }),
     }
     return await context.withCache(async cache => await playOn(cache, context, plan, directory, keep), extra)
   } finally {
@@ -132,6 +133,8 @@ async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, d
   const progress = context.progress({ label: 'replay', total: plan.trace.references, unit: 'pages' })
   const replay = new TraceReplay({
     cache, pageBytes: plan.pageBytes, requestsInFlight: plan.requestsInFlight, signal: context.signal,
+    // Above 95 % the cleaner makes room down to 90 %; looking after every 5 % keeps the pages within the capacity.
+    ...(plan.capacity === undefined ? {} : { collectEveryBytes: plan.capacity / 20 * plan.pageBytes / (plan.pageBytes + BLOCK_BYTES) }),
     onRequest: ({ references, hits }) => progress.update(references, `hit rate ${percent(hits, references)}`),
   })
   const started = performance.now()
@@ -168,7 +171,7 @@ async function show(context: CommandContext, plan: Plan, report: Report, more: R
       requests: totals.requests, references: totals.references, hits: totals.hits, hitRate, wrongBytes: totals.wrongBytes, failures: totals.failures,
       bytesRead: totals.bytesRead, bytesWritten: totals.bytesWritten, seconds, latencyUs,
       pageBytes: plan.pageBytes, distinctBlocks: plan.trace.distinctBlocks, capacity: plan.capacity ?? null, policy: plan.capacity === undefined ? null : plan.policy,
-      stored: totals.stored, alreadyThere: totals.alreadyThere, missReasons: totals.missReasons, errors: totals.errors, ...more,
+      stored: totals.stored, alreadyThere: totals.alreadyThere, evicted: totals.evicted, missReasons: totals.missReasons, errors: totals.errors, ...more,
     })
     return
   }
@@ -183,7 +186,7 @@ async function show(context: CommandContext, plan: Plan, report: Report, more: R
     ['hits', `${formatCount(totals.hits)}  ${style.bold(percent(totals.hits, totals.references))}`],
   ]
   if (simulated) {
-    rows.push(['evicted', formatCount(more.evicted as number)], ['time', formatDuration(seconds)])
+    rows.push(['evicted', formatCount(totals.evicted)], ['time', formatDuration(seconds)])
     await context.output.write(`${style.bold('Simulated, nothing was stored')}\n${table(rows, 'll', '  ')}`)
     return
   }
@@ -193,6 +196,7 @@ async function show(context: CommandContext, plan: Plan, report: Report, more: R
     ['read', rate(totals.bytesRead)],
     ['written', rate(totals.bytesWritten)],
     ['found already', `${formatCount(totals.alreadyThere)} pages behind a miss`],
+    ...(plan.capacity === undefined ? [] : [['evicted', `${formatCount(totals.evicted)} pages`]]),
     ['time', formatDuration(seconds)],
   )
   const reasons = Object.entries(totals.missReasons)

@@ -15,6 +15,8 @@ export class ReplayTotals {
   stored = 0
   /** Pages that a write found there already: they follow a miss in their request, but an earlier request had stored them. */
   alreadyThere = 0
+  /** Pages that passes of the cleaner between requests removed; what it did by itself meanwhile is not in it. */
+  evicted = 0
   /** Misses of pages that the lookup had promised, by reason. */
   readonly missReasons: Record<string, number> = {}
   /** The first few errors, for the report. */

@@ -15,6 +15,8 @@ export interface TraceReplayOptions {
   readonly pageBytes: number
   /** Requests that are played at once. Default 4. */
   readonly requestsInFlight?: number
+  /** After so many bytes written, the requests in flight are waited for and the cleaner passes, so that a capacity holds however fast pages come. Default: never. */
+  readonly collectEveryBytes?: number
   readonly signal?: AbortSignal
   /** Called after every request. */
   onRequest?(totals: ReplayTotals): void
@@ -68,12 +70,19 @@ export class TraceReplay {
   async run(requests: AsyncIterable<TraceRequest>): Promise<ReplayTotals> {
     const most = this.options.requestsInFlight ?? 4
     const inFlight = new Set<Promise<void>>()
+    const collectEvery = this.options.collectEveryBytes ?? Number.POSITIVE_INFINITY
+    let collectedAt = 0
     try {
       for (let set = 0; set < most; set++) this.freeSlots.push(this.allocateSlots())
       for await (const request of requests) {
         this.options.signal?.throwIfAborted()
         while (inFlight.size >= most) await Promise.race(inFlight)
         this.throwFailure()
+        if (this.totals.bytesWritten - collectedAt >= collectEvery) {
+          await Promise.all(inFlight)
+          this.totals.evicted += (await this.cache.gc()).evictedPages
+          collectedAt = this.totals.bytesWritten
+        }
         const turn = this.admit(request.blockIds).catch((error: unknown) => { this.failure ??= error }).finally(() => inFlight.delete(turn))
         inFlight.add(turn)
       }
