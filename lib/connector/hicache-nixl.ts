@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../error.js'
 import { NixlBackendConfig } from '../config/nixl-backend-config.js'
-import { KeyNames } from '../keys/index.js'
+import { KeyNames, RESERVED_PREFIX } from '../keys/index.js'
 import { Arena } from '../memory/arena.js'
 import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
 import { DTYPES, carries, describe, elementsOf, isDType, type DType } from '../memory/dtype.js'
@@ -35,6 +35,8 @@ import type { MissReason, ReadOutcome, WriteOutcome } from './outcome.js'
 import { openStorageDirectory } from './storage-directory.js'
 
 const WORDS = 16_384
+/** Where writers keep their temporaries (addon/pool/page_store.h): all of them, so that an opening never lists pages. */
+const TEMPORARY_FOLDER = `${RESERVED_PREFIX}-tmp`
 const GRACE_MS_DEFAULT = 5000
 const TIMEOUT_MS_MAX = 2 ** 31 - 1
 /** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
@@ -129,7 +131,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const logger = options.logger ?? silentLogger
     const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
     checkDistinct(directories)
-    options.signal?.throwIfAborted()
+    throwIfAborted(options.signal)
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
     return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger })
   }
@@ -442,7 +444,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const report: VerifyReport = { pages: 0, bytes: 0, ok: 0, corrupt: 0, unverified: 0, missing: 0 }
     const began = performance.now()
     for await (const { storedKey, file } of this.#ownFiles({ ...(signal ? { signal } : {}), damaged: true })) {
-      signal?.throwIfAborted()
+      throwIfAborted(signal)
       report.pages++
       const scope = this.#scope({ ...(signal ? { signal } : {}), priority: 'background' })
       const length = file.payloadLength ?? 0
@@ -470,7 +472,7 @@ export class HiCacheNixl implements AsyncDisposable {
       }
       onProgress?.({ pages: report.pages, bytes: report.bytes })
       const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
-      if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {})
+      if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => { throwIfAborted(signal) })
     }
     return report
   }
@@ -528,7 +530,7 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     this.#lengthHint = length
     this.#batcher.submit(new TransferRequest({
-      op: Op.pageWrite, flags: 0, directory, storedKey, memory, length, meta: this.#metaOf(source.dtype, source.shape), scope,
+      op: Op.pageWrite, flags: 0, directory, storedKey, key, memory, length, meta: this.#metaOf(source.dtype, source.shape), scope,
       onResult: result => {
         if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error })
         if (result.status === Status.ok || result.status === Status.alreadyThere) {
@@ -585,7 +587,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const readNow = (length: number): void => {
       tries++
       this.#batcher.submit(new TransferRequest({
-        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, memory: place, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
+        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, key, memory: place, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
       }))
     }
     const done = (length: number, result: RequestResult): void => {
@@ -616,7 +618,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const start = memory ? memory.bytes.byteLength : this.#lengthHint
     if (start > 0) return readNow(start)
     this.#batcher.submit(new TransferRequest({
-      op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
+      op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
       onResult: result => {
         if (result.failure === null && (result.status === Status.ok || result.status === Status.unverified) && result.length > 0) return readNow(result.length)
         done(0, result)
@@ -784,11 +786,8 @@ export class HiCacheNixl implements AsyncDisposable {
     let removed = 0
     for (let directory = 0; directory < this.directories.length; directory++) {
       if (!this.directories[directory]!.writable) continue
-      // A temporary lies in the folder of the page that it was to become.
-      for (const folder of new Set(['', ...this.#layout.folders()])) {
-        if (this.#stage !== 'open') return removed
-        removed += await this.#pool.sweep(directory, folder)
-      }
+      if (this.#stage !== 'open') return removed
+      removed += await this.#pool.sweep(directory, TEMPORARY_FOLDER)
     }
     if (removed > 0) {
       this.#metrics.count('leftovers_removed', removed)
@@ -939,6 +938,10 @@ function isTarget(value: unknown): value is Target {
 function checkPage(page: unknown): readonly [string, Target | undefined] {
   if (!Array.isArray(page) || page.length < 1) throw new HiCacheError('ERR_ARGUMENT', `A page to read is a key or [key, target]; got ${describe(page)}.`)
   return page as unknown as readonly [string, Target | undefined]
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
 }
 
 function checkObject(value: unknown, what: string): void {

@@ -182,7 +182,8 @@ export class Batcher {
         if (!request) break
         const verdict = this.#admit(lane, request)
         if (verdict === 'wait') { blocked = true; break }
-        if (verdict === 'refused') { lane.shift(); continue }
+        // It is settled, and peek() passes over what is: to shift here would take the next one out, unsettled for ever.
+        if (verdict === 'refused') continue
         if (!this.#copyIn(request)) { blocked = true; break }
         if (request.settled) continue
         lane.shift()
@@ -244,7 +245,7 @@ export class Batcher {
 
   #refuse(request: TransferRequest, why: string): void {
     this.#settle(request, { failure: 'rejected', error: new HiCacheError('ERR_REJECTED',
-      `The page ${quote(request.storedKey)} was not taken: ${why}.`, { key: request.storedKey }) })
+      `The page ${quote(request.key)} was not taken: ${why}.`, { key: request.key }) })
   }
 
   /** Copies a source into its slot as far as this turn's budget goes. False: more is to be copied in a later turn. */
@@ -256,8 +257,8 @@ export class Batcher {
       this.#lanes[request.directory]!.shift()
       this.#unpin(request)
       this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
-        `The source of ${quote(request.storedKey)} was detached or resized before it was copied. A source stays unchanged until its promise settles.`,
-        { key: request.storedKey }) })
+        `The source of ${quote(request.key)} was detached or resized before it was copied. A source stays unchanged until its promise settles.`,
+        { key: request.key }) })
       return true
     }
     const now = this.#budget.take(request.length - request.copied)
@@ -309,7 +310,7 @@ export class Batcher {
       if (status === Status.cancelled) {
         // Nobody of ours cancelled it (a cancelled request is settled): its agent went down between queue and start.
         this.#unpin(request)
-        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_WORKER', 'The worker that held the request ended before it began.', { key: request.storedKey }) })
+        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_WORKER', 'The worker that held the request ended before it began.', { key: request.key }) })
         continue
       }
       bytes += request.length
@@ -360,7 +361,7 @@ export class Batcher {
       if (bytes.byteLength !== request.length) {
         this.#unpin(request)
         this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
-          `The target of ${quote(request.storedKey)} was detached or resized before it was filled.`, { key: request.storedKey }) })
+          `The target of ${quote(request.key)} was detached or resized before it was filled.`, { key: request.key }) })
         head++
         continue
       }
@@ -471,7 +472,7 @@ function metricsOp(op: number): MetricsOp {
 }
 
 function withKey(error: HiCacheError, request: TransferRequest): HiCacheError {
-  return new HiCacheError(error.code, error.message, { key: request.storedKey, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }) })
+  return new HiCacheError(error.code, error.message, { key: request.key, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }) })
 }
 
 /** The error of an operation that the system failed. */

@@ -43,6 +43,8 @@ export class CallScope {
   watch(onEnd: (requests: TransferRequest[], error: HiCacheError) => void): void {
     if (this.#unsettled === 0) return
     this.#onEnd = onEnd
+    // A signal that has fired already never tells its listeners.
+    if (this.aborted) return this.#end(this.abortError())
     this.#timer = setTimeout(() => this.#end(new HiCacheError('ERR_TIMEOUT',
       `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`)), this.#timeoutMs)
     this.#signal?.addEventListener('abort', this.#onAbort, { once: true })

@@ -32,6 +32,8 @@ export class TransferRequest {
   readonly directory: number
   /** Stored key of the page. */
   readonly storedKey: string
+  /** The key as the caller gave it, for messages. */
+  readonly key: string
   readonly memory: RequestMemory
   /** Payload bytes. */
   readonly length: number
@@ -55,13 +57,14 @@ export class TransferRequest {
   readonly madeAt: number
 
   constructor(init: {
-    op: number; flags: number; directory: number; storedKey: string; memory: RequestMemory; length: number; meta: Uint8Array; scope: CallScope
+    op: number; flags: number; directory: number; storedKey: string; key?: string; memory: RequestMemory; length: number; meta: Uint8Array; scope: CallScope
     onResult: (result: RequestResult) => void
   }) {
     this.op = init.op
     this.flags = init.flags
     this.directory = init.directory
     this.storedKey = init.storedKey
+    this.key = init.key ?? init.storedKey
     this.memory = init.memory
     this.length = init.length
     this.meta = init.meta
