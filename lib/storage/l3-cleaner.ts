@@ -4,6 +4,7 @@ import { RESERVED_PREFIX, pageGroup } from '../keys/index.js'
 import type { Metrics } from '../observe/metrics.js'
 import type { Logger } from '../observe/logger.js'
 import type { DirectoryReport, NativeAddon } from '../transfer/native-binding.js'
+import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { WorkerPool } from '../transfer/worker-pool.js'
 import type { FileLayout } from './file-layout.js'
 
@@ -76,8 +77,9 @@ export class L3Cleaner {
     await this.#running?.catch(() => {})
   }
 
+  /** A page of `bytes` was stored. It takes whole blocks, and one more for its record: with small pages that is a good part of it. */
   noteWritten(directory: number, bytes: number): void {
-    if (this.#enabled && this.#ownBytes[directory]! >= 0) this.#ownBytes[directory]! += bytes
+    if (this.#enabled && this.#ownBytes[directory]! >= 0) this.#ownBytes[directory]! += (Math.ceil(bytes / BLOCK_BYTES) + 1) * BLOCK_BYTES
   }
 
   noteRead(storedKey: string, directory: number): void {

@@ -160,12 +160,12 @@ describe('replay', () => {
   })
 
   it('keeps within a capacity by letting the oldest go', async () => {
-    const pages = Array.from({ length: 200 }, (_, id) => [id])
-    const file = await traceOf([...pages, [199], [0]], 'capacity.jsonl')
+    const pages = Array.from({ length: 130 }, (_, id) => [id])
+    const file = await traceOf([...pages, [129], [0]], 'capacity.jsonl')
     // A page of 4096 bytes takes 8192, its record included.
     const result = await replay(file, '--dir', store(), '--page-bytes', '4096', '--capacity', String(100 * 8192), '--workers', '1', '--in-flight', '1', '--keep')
     // The youngest page is there, the oldest is not.
-    expect(result).to.include({ code: 0, hits: 1, stored: 201, wrongBytes: 0, failures: 0 })
+    expect(result).to.include({ code: 0, hits: 1, stored: 131, wrongBytes: 0, failures: 0 })
     const files = (await readdir(store(), { recursive: true, withFileTypes: true })).filter(entry => entry.isFile() && /^[0-9a-f]{64}/.test(entry.name))
     expect(files.length).to.be.within(80, 100)
   })

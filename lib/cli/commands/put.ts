@@ -1,4 +1,5 @@
 import { open } from 'node:fs/promises'
+import { addAbortSignal, type Readable } from 'node:stream'
 import { ExitCode, type CommandContext } from '../command.js'
 import type { DType, Source } from '../../index.js'
 import { DTYPES } from '../../memory/dtype.js'
@@ -27,7 +28,7 @@ export async function run(context: CommandContext): Promise<number> {
   const shape = parseShape(context.options.string('shape'))
   const dtype = context.options.string('dtype') as DType | undefined
   if (shape !== undefined && dtype === undefined) throw new UsageError('option --shape needs --dtype')
-  const bytes = file === '-' ? await readAll(context.stdin) : await readFile(file)
+  const bytes = file === '-' ? await readAll(context.stdin, context.signal) : await readFile(file)
   const source = sourceOf(bytes, dtype, shape)
 
   return await context.withCache(async (cache) => {
@@ -71,11 +72,12 @@ async function readFile(path: string): Promise<Uint8Array> {
   }
 }
 
-async function readAll(stream: NodeJS.ReadableStream): Promise<Uint8Array> {
+async function readAll(stream: NodeJS.ReadableStream, signal: AbortSignal): Promise<Uint8Array> {
   const chunks: Buffer[] = []
   let total = 0
-  for await (const chunk of stream) {
-    const buffer = typeof chunk === 'string' ? Buffer.from(chunk) : chunk
+  // Reading is all that happens until the end of stdin: an interrupt has to end it.
+  for await (const chunk of addAbortSignal(signal, stream as Readable)) {
+    const buffer = chunk as Buffer
     total += buffer.byteLength
     if (total > PAGE_BYTES_MAX) throw new UsageError(`stdin has more than ${formatBytes(PAGE_BYTES_MAX)}, the most that a page has`)
     chunks.push(buffer)
