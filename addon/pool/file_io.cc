@@ -112,8 +112,8 @@ int link_descriptor(int fd, int folder, const char* path, const char* name) {
   return asked("link", name, [&] { return ::linkat(AT_FDCWD, from, folder, path, AT_SYMLINK_FOLLOW); });
 }
 
-int rename_at(int folder, const char* from, const char* to, const char* name) {
-  return asked("rename", name, [&] { return ::renameat(folder, from, folder, to); });
+int rename_at(int from_folder, const char* from, int to_folder, const char* to, const char* name) {
+  return asked("rename", name, [&] { return ::renameat(from_folder, from, to_folder, to); });
 }
 
 int unlink_at(int folder, const char* path, const char* name) {

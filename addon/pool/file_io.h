@@ -18,7 +18,7 @@ int stat(int fd, struct stat* out, const char* name);
 int stat_at(int folder, const char* path, struct stat* out, const char* name);
 int mkdir_at(int folder, const char* path, const char* name);
 int link_descriptor(int fd, int folder, const char* path, const char* name);
-int rename_at(int folder, const char* from, const char* to, const char* name);
+int rename_at(int from_folder, const char* from, int to_folder, const char* to, const char* name);
 int unlink_at(int folder, const char* path, const char* name);
 // LOCK_EX; blocking unless `try_only`. A file system without locks answers 0: nobody can lock there, so nobody can sweep either.
 int lock(int fd, bool try_only, const char* name);

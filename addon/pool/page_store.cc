@@ -198,16 +198,18 @@ int PageStore::write_content(int fd, bool direct, const Memory& memory, const ui
 
 // Over whatever is there: a second name first, then a rename, which is atomic. The lock tells sweepers that the name has a living owner.
 int PageStore::replace_with(int fd, const Place& where, const char* name) {
-  const int folder = where.folder->fd.get();
+  FolderRef temporaries;
+  if (const int error = folder(temporary_folder, true, name, temporaries)) return error;
+  const int from = temporaries->fd.get();
   if (const int locked = file_io::lock(fd, false, name); locked < 0) return -locked;
   for (int attempt = 0; attempt < temporary_tries_max; attempt++) {
     const std::string temporary = temporary_name();
-    int result = file_io::link_descriptor(fd, folder, temporary.c_str(), name);
+    int result = file_io::link_descriptor(fd, from, temporary.c_str(), name);
     if (result == -EEXIST) continue;
     if (result < 0) return -result;
-    result = file_io::rename_at(folder, temporary.c_str(), where.base, name);
+    result = file_io::rename_at(from, temporary.c_str(), where.folder->fd.get(), where.base, name);
     if (result == 0) return 0;
-    ::unlinkat(folder, temporary.c_str(), 0);
+    ::unlinkat(from, temporary.c_str(), 0);
     return -result;
   }
   return EEXIST;
@@ -222,38 +224,44 @@ int PageStore::link_or_replace(int fd, const Place& where, bool exists, const ch
 }
 
 // For file systems without O_TMPFILE, or a system without /proc.
-int PageStore::write_named(const PageName& page, const Place& where, const Memory& memory, const uint8_t* last, size_t last_bytes) {
-  const int folder = where.folder->fd.get();
+int PageStore::write_named(const Content& content, const Place& where) {
+  const char* const name = content.page.name;
+  FolderRef temporaries;
+  if (const int error = folder(temporary_folder, true, name, temporaries)) return error;
+  const int from = temporaries->fd.get();
   for (int attempt = 0; attempt < temporary_tries_max; attempt++) {
     const std::string temporary = temporary_name();
     bool direct;
-    const int opened = open_new(where, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL, memory, page.name, direct);
+    const int opened = open_new({temporaries, ""}, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL, content.memory, name, direct);
     if (opened == -EEXIST) continue;
     if (opened < 0) return -opened;
     const UniqueFd fd(opened);
     struct stat status;
-    int error = -file_io::lock(fd.get(), false, page.name);
-    if (error == 0) error = -file_io::stat(fd.get(), &status, page.name);
+    int error = -file_io::lock(fd.get(), false, name);
+    if (error == 0) error = -file_io::stat(fd.get(), &status, name);
     // Between its creation and the lock a sweeper may have taken the file for a leftover.
     if (error == 0 && status.st_nlink == 0) continue;
-    if (error == 0) error = write_content(fd.get(), direct, memory, last, last_bytes, page.name);
-    if (error == 0) error = -file_io::rename_at(folder, temporary.c_str(), where.base, page.name);
-    if (error != 0) ::unlinkat(folder, temporary.c_str(), 0);
+    if (error == 0) error = write_content(fd.get(), direct, content.memory, content.last, content.last_bytes, name);
+    if (error == 0 && !content.wanted()) error = ECANCELED;
+    if (error == 0) error = -file_io::rename_at(from, temporary.c_str(), where.folder->fd.get(), where.base, name);
+    if (error != 0) ::unlinkat(from, temporary.c_str(), 0);
     return error;
   }
   return EEXIST;
 }
 
-int PageStore::write_once(const PageName& page, const Memory& memory, const uint8_t* last, size_t last_bytes, bool exists) {
+int PageStore::write_once(const Content& content, bool exists) {
+  const char* const name = content.page.name;
   Place where;
-  if (const int error = place(page.name, true, where)) return error;
+  if (const int error = place(name, true, where)) return error;
   if (tmpfile_.load(std::memory_order_relaxed)) {
     bool direct;
-    const int opened = open_new(where, ".", O_TMPFILE | O_WRONLY, memory, page.name, direct);
+    const int opened = open_new(where, ".", O_TMPFILE | O_WRONLY, content.memory, name, direct);
     if (opened >= 0) {
       const UniqueFd fd(opened);
-      int error = write_content(fd.get(), direct, memory, last, last_bytes, page.name);
-      if (error == 0) error = link_or_replace(fd.get(), where, exists, page.name);
+      int error = write_content(fd.get(), direct, content.memory, content.last, content.last_bytes, name);
+      if (error == 0 && !content.wanted()) error = ECANCELED;
+      if (error == 0) error = link_or_replace(fd.get(), where, exists, name);
       // ENOENT here is a folder that has just been removed (the caller tries again), or a system without /proc.
       if (error != ENOENT || ::access("/proc/self/fd", F_OK) == 0) return error;
       tmpfile_.store(false, std::memory_order_relaxed);
@@ -263,10 +271,10 @@ int PageStore::write_once(const PageName& page, const Memory& memory, const uint
       return -opened;
     }
   }
-  return write_named(page, where, memory, last, last_bytes);
+  return write_named(content, where);
 }
 
-Outcome PageStore::write(const PageName& page, std::string_view meta, const Memory& memory, uint32_t flags) {
+Outcome PageStore::write(const PageName& page, std::string_view meta, const Memory& memory, uint32_t flags, const std::function<bool()>& given_up) {
   thread_local const AlignedBuffer last(block_bytes + record_bytes);
   const size_t whole = round_down(memory.length), tail = memory.length - whole;
   uint64_t crc = 0;
@@ -310,9 +318,9 @@ Outcome PageStore::write(const PageName& page, std::string_view meta, const Memo
   record.identity = page.identity;
   record.meta = meta;
   encode_record(block, record);
-  const size_t last_bytes = static_cast<size_t>(block - last.data()) + record_bytes;
-  int error = write_once(page, memory, last.data(), last_bytes, exists);
-  if (error == ENOENT && forget_removed_folders()) error = write_once(page, memory, last.data(), last_bytes, exists);
+  const Content content{page, memory, last.data(), static_cast<size_t>(block - last.data()) + record_bytes, given_up};
+  int error = write_once(content, exists);
+  if (error == ENOENT && forget_removed_folders()) error = write_once(content, exists);
   return error == 0 ? Outcome::of(Status::ok, memory.length) : Outcome::failed(error);
 }
 

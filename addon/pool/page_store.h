@@ -26,6 +26,8 @@ namespace hicache {
 // Everything that begins with this is ours and no page: temporaries, the bench's folder.
 inline constexpr std::string_view own_prefix = ".hicache-nixl-";
 inline constexpr std::string_view temporary_prefix = ".hicache-nixl-tmp-";
+// Where temporaries lie, below the storage directory: one folder to sweep, however many pages there are.
+inline constexpr std::string_view temporary_folder = ".hicache-nixl-tmp";
 
 struct Outcome {
   Status status = Status::error;
@@ -107,7 +109,8 @@ class PageStore {
   const std::string& path() const { return path_; }
   bool direct() const { return direct_; }
 
-  Outcome write(const PageName&, std::string_view meta, const Memory&, uint32_t flags);
+  // `given_up` is asked right before the page becomes visible: a caller that was told "timeout" must not find its page stored long after.
+  Outcome write(const PageName&, std::string_view meta, const Memory&, uint32_t flags, const std::function<bool()>& given_up = {});
 
   // True: the read goes on, move the bytes and verify. False: `outcome` is the answer already.
   bool open(PageRead&, Outcome& outcome);
@@ -150,10 +153,20 @@ class PageStore {
 
   int open_page(const char* name, int flags, UniqueFd& fd, struct stat& status, Place* where = nullptr);
   int read_record_block(int fd, uint64_t size, bool direct, const char* name, uint8_t* block);
-  int write_once(const PageName&, const Memory&, const uint8_t* last, size_t last_bytes, bool exists);
+  // What a write carries to its end.
+  struct Content {
+    const PageName& page;
+    const Memory& memory;
+    const uint8_t* last = nullptr;  // the payload's partial block, padded, and the record block
+    size_t last_bytes = 0;
+    const std::function<bool()>& given_up;
+
+    bool wanted() const { return !given_up || !given_up(); }
+  };
+  int write_once(const Content&, bool exists);
   int link_or_replace(int fd, const Place&, bool exists, const char* name);
   int replace_with(int fd, const Place&, const char* name);
-  int write_named(const PageName&, const Place&, const Memory&, const uint8_t* last, size_t last_bytes);
+  int write_named(const Content&, const Place&);
   int open_new(const Place&, const char* path, int flags, const Memory&, const char* name, bool& direct);
   int write_content(int fd, bool direct, const Memory&, const uint8_t* last, size_t last_bytes, const char* name);
 

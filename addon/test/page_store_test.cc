@@ -54,10 +54,11 @@ void overwrite(const std::string& path, long offset, const std::string& bytes) {
   file << bytes;
 }
 
-size_t temporaries(const std::string& folder) {
-  size_t count = 0;
-  for (const auto& entry : fs::directory_iterator(folder)) count += entry.path().filename().string().rfind(temporary_prefix, 0) == 0;
-  return count;
+// Temporaries of a store, which must all be gone when a write is over.
+size_t temporaries(const PageStore& store) {
+  const std::string folder = store.path() + "/" + std::string(temporary_folder);
+  if (!fs::exists(folder)) return 0;
+  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
 }
 
 void plan(const char* point, int error, int64_t short_bytes = -1, int64_t times = 1) {
@@ -103,7 +104,7 @@ void write_and_read(PageStore& store) {
       CHECK(store.remove({name.c_str(), "you"}, 0).status == Status::ok);
       CHECK(store.remove({name.c_str(), "you"}, 0).status == Status::absent);
       CHECK(read(store, name.c_str(), "you", target.memory).status == Status::absent);
-      CHECK_EQ(temporaries(store.path() + "/a" + std::to_string(length % 3)), 0u);
+      CHECK_EQ(temporaries(store), 0u);
     }
   }
 }
@@ -184,7 +185,7 @@ void foreign_files(PageStore& store) {
   fs::create_directory(store.path() + "/folder");
   CHECK_EQ(read(store, "folder", "me", page.memory).error, EISDIR);
   CHECK(store.write({"folder", "me"}, "", page.memory, 0).status == Status::error);
-  CHECK_EQ(temporaries(store.path()), 0u);
+  CHECK_EQ(temporaries(store), 0u);
   // A folder that is a link leads out of the directory: refused.
   fs::create_directory(outside + "-folder");
   fs::create_directory_symlink(outside + "-folder", store.path() + "/out");
@@ -222,7 +223,7 @@ void failures(PageStore& store) {
     CHECK_EQ(fault::clear()[0], 1);
     CHECK_EQ(outcome.error, ENOSPC);
     CHECK(read(store, "f/page", "me", target.memory).status == Status::ok && target == page);
-    CHECK_EQ(temporaries(store.path() + "/f"), 0u);
+    CHECK_EQ(temporaries(store), 0u);
   }
   // Short transfers and interruptions are continued.
   for (const int64_t piece : {1, 4096, 5000}) {
@@ -258,7 +259,7 @@ void failures(PageStore& store) {
     CHECK(read(plain, "f/page", "me", target.memory).status == Status::ok && target == page);
   }
   fault::clear();
-  CHECK_EQ(temporaries(store.path() + "/f"), 0u);
+  CHECK_EQ(temporaries(store), 0u);
 }
 
 // Folders, and the directory itself, that are removed under a store that holds them open.
@@ -340,7 +341,7 @@ void everyone_at_once(PageStore& store) {
   constexpr int rounds = 150;
   std::vector<Payload> versions;
   for (int i = 0; i < 4; i++) versions.emplace_back(length, static_cast<uint8_t>(i * 40));
-  std::atomic<int> hits{0};
+  std::atomic<int> hits{0}, writers{4};
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; i++) {
     threads.emplace_back([&, i] {
@@ -350,15 +351,18 @@ void everyone_at_once(PageStore& store) {
         CHECK(status == Status::ok || status == Status::already_there);
         if (i == 0 && round % 10 == 0) store.remove({name.c_str(), "me"}, 0);
         size_t removed = 0;
-        if (i == 1 && round % 10 == 0) CHECK_EQ(store.sweep("e", removed), 0);
+        if (i == 1 && round % 10 == 0) CHECK_EQ(store.sweep(temporary_folder, removed), 0);
         CHECK_EQ(removed, 0u);
       }
+      writers--;
     });
   }
   for (int i = 0; i < 2; i++) {
     threads.emplace_back([&] {
       Payload target(length, 0);
-      for (int round = 0; round < rounds * 2; round++) {
+      // To the end of the writers and once more, so that there is something to hit however the threads are scheduled.
+      for (int round = 0, last = 0; last < 3; round++) {
+        if (writers == 0) last++;
         const std::string name = "e/page" + std::to_string(round % 3);
         const Status status = read(store, name.c_str(), "me", target.memory).status;
         CHECK(status == Status::ok || status == Status::absent);
@@ -372,7 +376,7 @@ void everyone_at_once(PageStore& store) {
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(hits > 0);
-  CHECK_EQ(temporaries(store.path() + "/e"), 0u);
+  CHECK_EQ(temporaries(store), 0u);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ export interface NativeAgent {
   submit(descriptors: Float64Array, blob: Uint8Array, wantMetas: boolean): Promise<BatchResult>
   /** Regular files in `folder` (relative; '' = the directory itself). A folder that is not there is empty. Runs on the directory's pool. */
   list(directory: number, folder: string, options: { records: boolean }): Promise<ListedFile[]>
-  /** Leftover temporaries of dead writers in `folder`: those whose lock can be taken are removed. Answers how many. */
+  /** Leftover temporaries of dead writers in `folder` (writers keep theirs in `.hicache-nixl-tmp`): those whose lock can be taken are removed. Answers how many. */
   sweep(directory: number, folder: string): Promise<number>
   /** Operations that have been submitted and are not done. */
   readonly inFlight: number

@@ -234,7 +234,8 @@ void PosixTask::run_page() {
   PageStore& store = directory->store;
   const PageName page{operation->name, operation->identity};
   switch (operation->op) {
-    case Op::page_write: return operation->finish(store.write(page, operation->meta, operation->memory, operation->flags));
+    case Op::page_write:
+      return operation->finish(store.write(page, operation->meta, operation->memory, operation->flags, [this] { return operation->cancelling(); }));
     case Op::page_check: return operation->finish(store.check(page, operation->flags));
     case Op::page_delete: return operation->finish(store.remove(page, operation->flags));
     case Op::page_touch: return operation->finish(store.touch(page));
