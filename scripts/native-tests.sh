@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds and runs the native test programs (addon/test/NAME_test.cc, each with a main of its own): all of them under the address and the
-# undefined-behaviour sanitizer, then those that include <thread> under the thread sanitizer, where it can run.
+# Builds and runs the native test programs (addon/test/NAME_test.cc, each with a main of its own): all of them under the address
+# and the undefined-behaviour sanitizer, then those that include <thread> under the thread sanitizer, where it can run.
 #
 #   scripts/native-tests.sh [NAME...]      only these (`engines fault`); default: all
-#   NATIVE_TEST_DIR=/mnt/disk ...          where they keep their files (default: $TMPDIR, else /tmp); better a real disk than a tmpfs
+#   NATIVE_TEST_DIR=/mnt/disk ...          where they keep their files (default: $TMPDIR, else /tmp); a real disk is best
 #
-# A program is linked against everything under addon/ that needs neither Node nor libuv. Products lie under build/native-tests and are reused.
+# A program is linked against everything under addon/ that needs neither Node nor libuv. Products lie under build/native-tests
+# and are reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

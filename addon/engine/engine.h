@@ -41,9 +41,10 @@ class Sink {
   ~Sink() = default;
 };
 
-// Owned and called by one thread at a time (ownership may pass on, to a reaper thread for example). Short I/O is continued (a read that
-// returns 0 is the end of the file), EINTR and EAGAIN are retried, and whatever the kernel was given is reaped before its request is handed
-// back: RocksDB's MultiRead is the model. The sink may call submit(), flush() and cancel(), but must not destroy the engine.
+// Owned and called by one thread at a time (ownership may pass on, to a reaper thread for example). Short I/O is
+// continued (a read that returns 0 is the end of the file), EINTR and EAGAIN are retried, and whatever the kernel was
+// given is reaped before its request is handed back: RocksDB's MultiRead is the model. The sink may call submit(),
+// flush() and cancel(), but must not destroy the engine.
 class Engine {
  public:
   virtual ~Engine() = default;  // in_flight() must be 0
@@ -57,10 +58,11 @@ class Engine {
   virtual void flush(Sink& sink) = 0;
   // Never blocks: collects completions, continues short I/O, refills from the queue, calls the sink.
   virtual void reap(Sink& sink) = 0;
-  // Flushes, and blocks up to timeout_ms (-1 = for ever) until at least one request was handed back. For draining only. False when
-  // none was, at once if none is in flight.
+  // Flushes, and blocks up to timeout_ms (-1 = for ever) until at least one request was handed back. For draining
+  // only. False when none was, at once if none is in flight.
   virtual bool wait(Sink& sink, int timeout_ms) = 0;
-  // Queued here: completes with -ECANCELED at once. In the kernel: asks it to let go; the request still completes through the sink.
+  // Queued here: completes with -ECANCELED at once. In the kernel: asks it to let go; the request still completes
+  // through the sink.
   virtual void cancel(IoRequest* request, Sink& sink) = 0;
   // Requests taken and not yet handed back.
   virtual size_t in_flight() const = 0;
@@ -68,10 +70,12 @@ class Engine {
 
 struct EngineOptions {
   unsigned queue_depth = 64;  // requests in the kernel at once; 1 to 32768, brought into that range
-  unsigned ring_entries = 0;  // io_uring: size of the submission ring, 0 = queue_depth. Smaller ones exist for the tests of overflow
+  // io_uring: entries of the submission ring, 0 = queue_depth. Smaller ones exist for the tests of overflow.
+  unsigned ring_entries = 0;
 };
 
-// The one way to make an engine, used to run and to probe alike. nullptr with `reason` (what the system said) and `remedy` when it cannot be had.
+// The one way to make an engine, used to run and to probe alike. nullptr with `reason` (what the system said) and
+// `remedy` when it cannot be had.
 std::unique_ptr<Engine> try_create_io_uring(const EngineOptions&, std::string& reason, std::string& remedy);
 std::unique_ptr<Engine> try_create_linux_aio(const EngineOptions&, std::string& reason, std::string& remedy);
 std::unique_ptr<Engine> try_create_posix_aio(const EngineOptions&, std::string& reason, std::string& remedy);

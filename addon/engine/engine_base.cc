@@ -20,7 +20,7 @@ namespace hicache::engines {
 namespace {
 
 constexpr unsigned depth_max = 32768;          // IORING_MAX_ENTRIES; Linux AIO allows more, nobody needs it
-constexpr size_t piece_bytes_max = 0x7ffff000;  // MAX_RW_COUNT: the kernel moves no more at once, and answers short beyond it
+constexpr size_t piece_bytes_max = 0x7ffff000;  // MAX_RW_COUNT: the kernel moves no more at once
 constexpr uint64_t direct_unit = 4096;          // what O_DIRECT takes everywhere
 constexpr uint64_t sector_unit = 512;           // the least that O_DIRECT takes anywhere
 constexpr unsigned stalls_max = 16;
@@ -51,7 +51,8 @@ void trim(iovec* iov, int iov_count, size_t count) {
   }
 }
 
-// Makes a planned short count honest: what a read brought beyond it is destroyed, so that only a real continuation can restore it.
+// Makes a planned short count honest: what a read brought beyond it is destroyed, so that only a real continuation
+// can restore it.
 int64_t cut_short(const Slot& slot, int64_t outcome, int64_t claim) {
   if (outcome <= claim) return outcome;
   if (slot.request->kind == IoRequest::Kind::read) {
@@ -167,7 +168,8 @@ bool EngineBase::wait(Sink& sink, int timeout_ms) {
       left_ms = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(deadline - clock::now()).count());
       if (left_ms <= 0) return false;
     }
-    // EINTR, and eventfd signals that hand nothing back (the first half of a short read), take another round with what time is left.
+    // EINTR, and eventfd signals that hand nothing back (the first half of a short read), take another round with
+    // what time is left.
     pollfd event{event_fd_.get(), POLLIN, 0};
     poll(&event, 1, left_ms);
   }
@@ -220,8 +222,8 @@ void EngineBase::dispatch() {
       if (taken > 0) stalls_ = interruptions_ = 0;
       // What was not taken goes back in its old order: at the head of the queue, where cancel() finds it.
       for (int i = count; i-- > std::max(taken, 0);) queue_.push_front(let_go(*batch_[static_cast<size_t>(i)]));
-      // Fewer than asked says nothing about why: the next round tells. None at all without an error is no reason to try for ever, so it
-      // counts as EAGAIN.
+      // Fewer than asked says nothing about why: the next round tells. None at all without an error is no reason to
+      // try for ever, so it counts as EAGAIN.
       if (taken <= 0) go_on = refused(queue_.pop_front(), taken == 0 ? EAGAIN : -taken);
     }
     if (struck != nullptr) go_on = refused(struck, struck_error) && go_on;
@@ -281,7 +283,8 @@ bool EngineBase::refused(IoRequest* request, int error) {
       starved(error);
       return false;
     default:
-      // ENOMEM, EBADF, ENOSPC, EIO, EINVAL, ...: its own fate. When the fault is the ring's, the others learn it in their turn.
+      // ENOMEM, EBADF, ENOSPC, EIO, EINVAL, ...: its own fate. When the fault is the ring's, the others learn it in
+      // their turn.
       finish(request, -error);
       return true;
   }
@@ -289,16 +292,16 @@ bool EngineBase::refused(IoRequest* request, int error) {
 
 // The kernel has no room. Something always follows, so that the queue cannot be forgotten, and it is never a loop here.
 void EngineBase::starved(int error) {
-  // EBUSY is a full completion queue, which reap() empties. Otherwise what is in the kernel makes room when it completes, and that calls
-  // reap(); when nothing is in the kernel, the event loop gets a turn, a few times.
+  // EBUSY is a full completion queue, which reap() empties. Otherwise what is in the kernel makes room when it
+  // completes, and that calls reap(); when nothing is in the kernel, the event loop gets a turn, a few times.
   if (stalls_ < stalls_max && (busy_slots() == 0 || error == EBUSY)) {
     stalls_++;
     wake();
     return;
   }
   if (busy_slots() > 0) return;
-  // The kernel refuses although it has nothing of ours. A page that is late is better than none: one request by the plain system call, and
-  // the next one in the next turn.
+  // The kernel refuses although it has nothing of ours. A page that is late is better than none: one request by the
+  // plain system call, and the next one in the next turn.
   if (IoRequest* request = queue_.pop_front()) transfer_now(request);
   if (!queue_.empty()) wake();
 }
@@ -326,7 +329,8 @@ void EngineBase::arrived(Slot& slot, int64_t outcome) {
 
 void EngineBase::release_withheld() {
   if (withheld_.empty()) return;
-  auto kept = std::stable_partition(withheld_.begin(), withheld_.end(), [](Slot* slot) { return !fault::released(slot->hang); });
+  auto kept = std::stable_partition(withheld_.begin(), withheld_.end(),
+                                    [](Slot* slot) { return !fault::released(slot->hang); });
   std::vector<Slot*> going(kept, withheld_.end());
   withheld_.erase(kept, withheld_.end());
   for (Slot* slot : going) settle(*slot, slot->outcome);
@@ -355,8 +359,8 @@ void EngineBase::settle(Slot& slot, int64_t outcome) {
 bool EngineBase::account(IoRequest* request, size_t asked, int64_t outcome) {
   const bool reading = request->kind == IoRequest::Kind::read;
   if (outcome == -EINVAL && request->result > 0 && request->offset % direct_unit != 0 && is_direct(request->fd)) {
-    // A short transfer ended inside a block of this device, and the kernel refuses to start there. Reads come to lie there at the end
-    // of the file; for a write it is a failure of the device, not of the arguments.
+    // A short transfer ended inside a block of this device, and the kernel refuses to start there. Reads come to lie
+    // there at the end of the file; for a write it is a failure of the device, not of the arguments.
     finish(request, reading ? request->result : -EIO);
     return false;
   }
@@ -419,7 +423,8 @@ void EngineBase::finish(IoRequest* request, int64_t result) {
 }
 
 void EngineBase::deliver(Sink& sink) {
-  // The sink may submit, flush and cancel, which lead back here: the outermost loop delivers for all, so that the stack does not grow.
+  // The sink may submit, flush and cancel, which lead back here: the outermost loop delivers for all, so that the
+  // stack does not grow.
   if (delivering_) return;
   delivering_ = true;
   while (IoRequest* request = done_.pop_front()) {

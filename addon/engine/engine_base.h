@@ -1,5 +1,6 @@
-// What the engines share: the queue before the kernel, the continuation of short I/O, retries, cancellation, planned failures. An engine
-// adds only how requests are handed to its kernel interface and how completions are collected from it.
+// What the engines share: the queue before the kernel, the continuation of short I/O, retries, cancellation, planned
+// failures. An engine adds only how requests are handed to its kernel interface and how completions are collected
+// from it.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,7 @@ struct Slot {
   IoRequest* request = nullptr;
   iovec iov[2] = {};
   int iov_count = 0;
-  size_t asked = 0;       // bytes the request still wanted when it went to the kernel; what comes back below this is short
+  size_t asked = 0;       // bytes the request still wanted when it went to the kernel; less is short
   int64_t claim = -1;     // a planned short count, -1 = none
   int64_t outcome = 0;    // of a withheld completion
   bool cancelled = false;
@@ -60,7 +61,8 @@ class EngineBase : public Engine {
   // Makes the eventfd. 0 or errno.
   int open_event_fd();
 
-  // Hands slots to the kernel, in order. Answers how many it took, or -errno when it took none (the first one is to blame).
+  // Hands slots to the kernel, in order. Answers how many it took, or -errno when it took none (the first one is to
+  // blame).
   virtual int give(Slot* const* slots, unsigned count) = 0;
   // Calls arrived() for every completion there is, without blocking.
   virtual void collect() = 0;

@@ -1,10 +1,12 @@
 // io_uring, by raw system calls: Linux 5.6 or newer (IORING_OP_READ and WRITE, IORING_REGISTER_PROBE).
 //
-// Used where the kernel has it: IORING_SETUP_SUBMIT_ALL (5.18: one bad entry does not end a submission) and COOP_TASKRUN (5.19: spares the
-// submitter an inter-processor interrupt a completion; the work is done when it next enters the kernel, at the latest in the poll that waits
-// for the eventfd). Not used: SQPOLL (a busy core), SINGLE_ISSUER and DEFER_TASKRUN (6.0, 6.1: only the creating thread may enter, but what
-// is left at the end of a worker is handed to a reaper thread), registered ring descriptors (5.18, per thread likewise), TASKRUN_FLAG (5.19:
-// reap() enters the kernel anyway, and the flag stays up, to no avail, for work that belongs to a thread that has ended: seen).
+// Used where the kernel has it: IORING_SETUP_SUBMIT_ALL (5.18: one bad entry does not end a submission) and
+// COOP_TASKRUN (5.19: spares the submitter an inter-processor interrupt a completion; the work is done when it next
+// enters the kernel, at the latest in the poll that waits for the eventfd). Not used: SQPOLL (a busy core),
+// SINGLE_ISSUER and DEFER_TASKRUN (6.0, 6.1: only the creating thread may enter, but what is left at the end of a
+// worker is handed to a reaper thread), registered ring descriptors (5.18, per thread likewise), TASKRUN_FLAG (5.19:
+// reap() enters the kernel anyway, and the flag stays up, to no avail, for work that belongs to a thread that has
+// ended: seen).
 
 #include <linux/io_uring.h>
 #include <sys/eventfd.h>
@@ -45,7 +47,8 @@ class Mapping {
   }
   // 0 or errno.
   int map(int fd, size_t length, uint64_t offset) {
-    void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, static_cast<off_t>(offset));
+    const int flags = MAP_SHARED | MAP_POPULATE;
+    void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, flags, fd, static_cast<off_t>(offset));
     if (base == MAP_FAILED) return errno;
     base_ = base;
     length_ = length;
@@ -193,17 +196,18 @@ bool IoUring::open(std::string& reason, std::string& remedy) {
         reason += ": sysctl kernel.io_uring_disabled = 2 forbids it to everybody";
         remedy = "Ask the administrator for kernel.io_uring_disabled = 0, or use Linux AIO (use_aio).";
       } else if (disabled == "1") {
-        reason += ": sysctl kernel.io_uring_disabled = 1 allows it only to CAP_SYS_ADMIN and the group kernel.io_uring_group";
+        reason += ": sysctl kernel.io_uring_disabled = 1 allows it only to CAP_SYS_ADMIN and to the group "
+                  "kernel.io_uring_group";
         remedy = "Add the user to that group or set kernel.io_uring_disabled = 0, or use Linux AIO (use_aio).";
       } else {
         reason += ": a security policy (the container runtime's seccomp profile, or an LSM) forbids it";
-        remedy = "Run the container with a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register, or use Linux AIO "
-                 "(use_aio).";
+        remedy = "Run the container with a seccomp profile that allows io_uring_setup, io_uring_enter and "
+                 "io_uring_register, or use Linux AIO (use_aio).";
       }
       break;
     case ENOSYS:
-      remedy = "The kernel is older than 5.6 or was built without CONFIG_IO_URING, or the sandbox (gVisor, a seccomp profile) hides it: use "
-               "Linux AIO (use_aio).";
+      remedy = "The kernel is older than 5.6 or was built without CONFIG_IO_URING, or the sandbox (gVisor, a seccomp "
+               "profile) hides it: use Linux AIO (use_aio).";
       break;
     case EOPNOTSUPP:
       reason += ": this kernel's io_uring lacks what is needed";
@@ -212,9 +216,11 @@ bool IoUring::open(std::string& reason, std::string& remedy) {
     case ENOMEM: {
       rlimit limit{};
       getrlimit(RLIMIT_MEMLOCK, &limit);
-      const std::string bytes = limit.rlim_cur == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_cur) + " bytes";
-      reason += ": rings count as locked memory before Linux 5.12 and in the cgroup after it; RLIMIT_MEMLOCK is " + bytes;
-      remedy = "Raise the limit of locked memory (ulimit -l, LimitMEMLOCK=) or the memory of the cgroup, or lower the queue depth.";
+      const bool unlimited = limit.rlim_cur == RLIM_INFINITY;
+      reason += ": rings count as locked memory before Linux 5.12 and in the cgroup after it; RLIMIT_MEMLOCK is " +
+                (unlimited ? "unlimited" : std::to_string(limit.rlim_cur) + " bytes");
+      remedy = "Raise the limit of locked memory (ulimit -l, LimitMEMLOCK=) or the memory of the cgroup, or lower the "
+               "queue depth.";
       break;
     }
     case EMFILE:
@@ -233,22 +239,26 @@ io_uring_sqe& IoUring::entry(unsigned position) {
   return sqe;
 }
 
-// Publishes `count` entries and gives them to the kernel; with `to_await` it waits for so many completions. Answers how many were taken,
-// or -errno when none was. What was not taken is withdrawn: the submission ring is empty between calls, so that nothing in it can be
-// forgotten, be cancelled twice or outlive its request. (Without SQPOLL the kernel looks at the ring only inside this call.)
+// Publishes `count` entries and gives them to the kernel; with `to_await` it waits for so many completions. Answers
+// how many were taken, or -errno when none was. What was not taken is withdrawn: the submission ring is empty between
+// calls, so that nothing in it can be forgotten, be cancelled twice or outlive its request. (Without SQPOLL the
+// kernel looks at the ring only inside this call.)
 int IoUring::push(unsigned count, unsigned to_await) {
   const uint32_t tail = *sq_tail_;
   store(sq_tail_, tail + count);
-  const long result = syscall(__NR_io_uring_enter, ring_.get(), count, to_await, to_await > 0 ? IORING_ENTER_GETEVENTS : 0, nullptr, 0);
+  const unsigned flags = to_await > 0 ? IORING_ENTER_GETEVENTS : 0;
+  const long result = syscall(__NR_io_uring_enter, ring_.get(), count, to_await, flags, nullptr, 0);
   const int error = result < 0 ? errno : 0;
-  // The ring's head is the truth. The return value is not: an error of the waiting part hides how many were submitted before it.
+  // The ring's head is the truth. The return value is not: an error of the waiting part hides how many were submitted
+  // before it.
   const uint32_t taken = load(sq_head_) - tail;
   store(sq_tail_, tail + taken);
   return taken > 0 ? static_cast<int>(taken) : -error;
 }
 
 int IoUring::give(Slot* const* slots, unsigned count) {
-  // A ring smaller than the queue depth (the kernel's CLAMP) is given what fits; the rest stays queued for the next round.
+  // A ring smaller than the queue depth (the kernel's CLAMP) is given what fits; the rest stays queued for the next
+  // round.
   count = std::min(count, params_.sq_entries);
   for (unsigned i = 0; i < count; i++) {
     const Slot& slot = *slots[i];
@@ -286,8 +296,9 @@ unsigned IoUring::drain() {
 }
 
 void IoUring::collect() {
-  // Completions that found the completion ring full wait in the kernel until somebody enters it. The ring has twice the submission ring's
-  // entries, so only one that is smaller than the queue depth gets there; kernels before 5.8, which have no flag for it, cannot.
+  // Completions that found the completion ring full wait in the kernel until somebody enters it. The ring has twice
+  // the submission ring's entries, so only one that is smaller than the queue depth gets there; kernels before 5.8,
+  // which have no flag for it, cannot.
   for (unsigned rounds = 0; rounds < depth() + 2; rounds++) {
     drain();
     if ((load(sq_flags_) & sq_cq_overflow) == 0) return;
@@ -304,7 +315,8 @@ void IoUring::ask_to_cancel(Slot& slot) {
   sqe.fd = -1;
   sqe.addr = tag_of(slot);
   sqe.user_data = nobody;
-  // Should the kernel have no room for it, the request completes in its own time; so does one that is at the device already.
+  // Should the kernel have no room for it, the request completes in its own time; so does one that is at the device
+  // already.
   push(1, 0);
 }
 

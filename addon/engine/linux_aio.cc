@@ -1,6 +1,6 @@
 // Linux AIO (io_setup and its kin), by raw system calls. Containers that forbid io_uring usually allow it.
-// IOCB_FLAG_RESFD is there since Linux 2.6.22, IOCB_CMD_PREADV and PWRITEV since 2.6.19; completions of cancelled requests come through the
-// ring like all others since 3.11.
+// IOCB_FLAG_RESFD is there since Linux 2.6.22, IOCB_CMD_PREADV and PWRITEV since 2.6.19; completions of cancelled
+// requests come through the ring like all others since 3.11.
 
 #include <linux/aio_abi.h>
 #include <sys/syscall.h>
@@ -22,7 +22,8 @@ using engines::Slot;
 
 class LinuxAio final : public EngineBase {
  public:
-  explicit LinuxAio(const EngineOptions& options) : EngineBase(options, 2, "aio.submit", "aio.complete"), iocbs_(depth()), given_(depth()) {}
+  explicit LinuxAio(const EngineOptions& options)
+      : EngineBase(options, 2, "aio.submit", "aio.complete"), iocbs_(depth()), given_(depth()) {}
 
   ~LinuxAio() override {
     // Waits for what is in flight, which is nothing.
@@ -55,16 +56,19 @@ bool LinuxAio::open(std::string& reason, std::string& remedy) {
   reason = "io_setup: " + engines::describe_errno(error);
   switch (error) {
     case EAGAIN:
-      reason += ": of " + engines::first_line_of("/proc/sys/fs/aio-max-nr") + " asynchronous requests that fs.aio-max-nr allows, " +
-                engines::first_line_of("/proc/sys/fs/aio-nr") + " are reserved already, and " + std::to_string(depth()) + " more are needed";
+      reason += ": of " + engines::first_line_of("/proc/sys/fs/aio-max-nr") +
+                " asynchronous requests that fs.aio-max-nr allows, " + engines::first_line_of("/proc/sys/fs/aio-nr") +
+                " are reserved already, and " + std::to_string(depth()) + " more are needed";
       remedy = "Raise the limit (sysctl -w fs.aio-max-nr=1048576), or lower the queue depth or the number of workers.";
       break;
     case ENOSYS:
-      remedy = "The kernel was built without CONFIG_AIO, or the sandbox (gVisor, seccomp) hides it: use io_uring or POSIX AIO.";
+      remedy = "The kernel was built without CONFIG_AIO, or the sandbox (gVisor, seccomp) hides it: use io_uring "
+               "(use_uring) or POSIX AIO (use_posix_aio).";
       break;
     case EPERM:
     case EACCES:
-      remedy = "A security policy (seccomp, LSM) forbids io_setup: allow it for this process, or use io_uring or POSIX AIO.";
+      remedy = "A security policy (seccomp, LSM) forbids io_setup: allow it for this process, or use io_uring "
+               "(use_uring) or POSIX AIO (use_posix_aio).";
       break;
     case ENOMEM:
       remedy = "Give the process or its cgroup more memory, or lower the queue depth.";
@@ -74,7 +78,7 @@ bool LinuxAio::open(std::string& reason, std::string& remedy) {
       remedy = "Raise the limit of open files (ulimit -n).";
       break;
     default:
-      remedy = "Use io_uring or POSIX AIO.";
+      remedy = "Use io_uring (use_uring) or POSIX AIO (use_posix_aio).";
   }
   return false;
 }
@@ -101,7 +105,8 @@ int LinuxAio::give(Slot* const* slots, unsigned count) {
     }
     given_[i] = &block;
   }
-  // Fewer than `count`: the one after the last that was taken is the bad one, and its errno comes when it is the first of a call.
+  // Fewer than `count`: the one after the last that was taken is the bad one, and its errno comes when it is the
+  // first of a call.
   const long taken = syscall(__NR_io_submit, context_, static_cast<long>(count), given_.data());
   return taken < 0 ? -errno : static_cast<int>(taken);
 }
@@ -113,8 +118,8 @@ void LinuxAio::collect() {
     timespec none{};
     const long count = syscall(__NR_io_getevents, context_, 0L, room, events, &none);
     if (count < 0) {
-      // A signal came before anything was taken off the ring: the event loop calls again. Other errors mean a context or an array that
-      // is not ours, which is not possible.
+      // A signal came before anything was taken off the ring: the event loop calls again. Other errors mean a context
+      // or an array that is not ours, which is not possible.
       wake();
       return;
     }
@@ -126,8 +131,8 @@ void LinuxAio::collect() {
 }
 
 void LinuxAio::ask_to_cancel(Slot& slot) {
-  // Reads and writes of files cannot be cancelled today (EINVAL); they complete in their own time. Should a kernel learn it, the completion
-  // comes through the ring all the same.
+  // Reads and writes of files cannot be cancelled today (EINVAL); they complete in their own time. Should a kernel
+  // learn it, the completion comes through the ring all the same.
   io_event unused;
   syscall(__NR_io_cancel, context_, &iocbs_[slot.index], &unused);
 }

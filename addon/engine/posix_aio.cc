@@ -1,10 +1,13 @@
-// POSIX AIO, by glibc's <aio.h> (in libc itself since 2.34): at most 20 threads a process that call pread and pwrite, one request at a time
-// per descriptor. By far the slowest engine, and the one that works wherever threads do.
+// POSIX AIO, by glibc's <aio.h> (in libc itself since 2.34): at most 20 threads a process that call pread and pwrite,
+// one request at a time per descriptor. By far the slowest engine, and the one that works wherever threads do. All
+// engines of the process share those threads, so that requests which hang (a dead device) can hold up the POSIX AIO
+// of other directories, too: one more reason why it comes last.
 //
-// Its completions reach the eventfd by one waiting thread a process, which sits in aio_suspend(). SIGEV_THREAD would start a thread a
-// completion, lose the completion when it cannot, and might ring an eventfd that is closed by then; SIGEV_SIGNAL would take a signal from the
-// host. aio_suspend() cannot be told of new requests, so one more request is always among those it waits for: a read of the waiter's own
-// eventfd, the bell, which blocks one of glibc's threads until it is rung.
+// Its completions reach the eventfd by one waiting thread a process, which sits in aio_suspend(). SIGEV_THREAD would
+// start a thread a completion, lose the completion when it cannot, and might ring an eventfd that is closed by then;
+// SIGEV_SIGNAL would take a signal from the host. aio_suspend() cannot be told of new requests, so one more request
+// is always among those it waits for: a read of the waiter's own eventfd, the bell, which blocks one of glibc's
+// threads until it is rung.
 
 #include <aio.h>
 #include <pthread.h>
@@ -70,7 +73,8 @@ class Waiter {
 
 class PosixAio final : public EngineBase {
  public:
-  explicit PosixAio(const EngineOptions& options) : EngineBase(options, 1, "paio.submit", "paio.complete"), tickets_(depth()) {
+  explicit PosixAio(const EngineOptions& options)
+      : EngineBase(options, 1, "paio.submit", "paio.complete"), tickets_(depth()) {
     given_.reserve(depth());
     arrived_.reserve(depth());
     collected_.reserve(depth());
@@ -177,7 +181,8 @@ void Waiter::watch(Ticket* const* tickets, size_t count) {
 void Waiter::run() {
   std::vector<const aiocb*> list;
   for (;;) {
-    // Armed before the incoming tickets are looked at: a ring after the look ends the wait, one before it is in the look.
+    // Armed before the incoming tickets are looked at: a ring after the look ends the wait, one before it is in the
+    // look.
     if (!armed_) arm_bell();
     {
       std::lock_guard lock(mutex_);
@@ -188,7 +193,8 @@ void Waiter::run() {
     list.clear();
     if (armed_) list.push_back(&bell_block_);
     for (Ticket* ticket : active_) list.push_back(&ticket->block);
-    // Without a bell (glibc had no memory for it) new tickets are found by looking every 10 ms, until it can be had again.
+    // Without a bell (glibc had no memory for it) new tickets are found by looking every 10 ms, until it can be had
+    // again.
     const timespec nap{0, 10'000'000};
     if (list.empty()) nanosleep(&nap, nullptr);
     else aio_suspend(list.data(), static_cast<int>(list.size()), armed_ ? nullptr : &nap);
@@ -217,8 +223,9 @@ bool PosixAio::open(std::string& reason, std::string& remedy) {
   waiter_ = Waiter::get(error);
   if (waiter_ != nullptr) return true;
   reason = "starting the thread that waits for completions: " + engines::describe_errno(error);
-  remedy = error == EMFILE || error == ENFILE ? "Raise the limit of open files (ulimit -n)."
-                                              : "Raise the limit of threads (ulimit -u, the cgroup's pids.max) or the memory of the cgroup.";
+  remedy = error == EMFILE || error == ENFILE
+               ? "Raise the limit of open files (ulimit -n)."
+               : "Raise the limit of threads (ulimit -u, the cgroup's pids.max) or the memory of the cgroup.";
   return false;
 }
 
@@ -260,8 +267,8 @@ void PosixAio::collect() {
 }
 
 void PosixAio::ask_to_cancel(Slot& slot) {
-  // Works while the request waits for a thread or for another request of its descriptor; it then completes with ECANCELED, which the waiter
-  // sees as any other end.
+  // Works while the request waits for a thread or for another request of its descriptor; it then completes with
+  // ECANCELED, which the waiter sees as any other end.
   aio_cancel(slot.request->fd, &tickets_[slot.index].block);
 }
 

@@ -1,10 +1,13 @@
-// Planned failures, so that the specs can walk every rare branch. Nothing is planned in production: one relaxed load a call.
+// Planned failures, so that the specs can walk every rare branch. Nothing is planned in production: one relaxed load
+// a call.
 //
 // A point is a place in the code that asks, before it does its work, whether it shall fail. Points:
 //   open pwritev preadv link rename unlink mkdir stat flock utimens fsync list    (the system calls of the pool)
-//   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines; and preadv, pwritev, their last resort)
-// At ring.enter, aio.submit and paio.submit an errno is what the system call answers when this request is the first of its batch, and a
-// short count is what the kernel is really given. At *.complete they replace what the kernel answered. A hang withholds the completion.
+//   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines; their last resort is
+//   preadv and pwritev)
+// At ring.enter, aio.submit and paio.submit an errno is what the system call answers when this request is the first
+// of its batch, and a short count is what the kernel is really given. At *.complete they replace what the kernel
+// answered. A hang withholds the completion.
 #pragma once
 
 #include <atomic>
