@@ -19,6 +19,8 @@ import { errnoName } from './errno.js'
 export const BATCH_PAGES_MAX = 128
 /** A batch with fewer bytes than this goes to one worker: splitting costs a message and a wake-up each. */
 const SPLIT_BYTES_MIN = 512 * 1024
+/** How long past its deadline a page that is through waits for its batch's answer. */
+const ANSWER_MS_MAX = 100
 /** Requests that may wait, all directories together. */
 export const QUEUE_REQUESTS_MAX = 65_536
 
@@ -103,23 +105,36 @@ export class Batcher {
     this.#schedulePump()
   }
 
-  /** Ends requests that are not settled: with `timeout` or `cancelled`, by the error's code. Memory that the kernel holds stays quarantined. */
-  readonly cancel = (requests: readonly TransferRequest[], error: HiCacheError): void => {
+  /**
+   * Ends requests that are not settled: with `timeout` or `cancelled`, by the error's code. What has not begun gives its memory back at once; memory that
+   * the kernel holds stays quarantined.
+   */
+  readonly cancel = (requests: readonly TransferRequest[], error: HiCacheError): void => { this.#cancel(requests, error, error.code === 'ERR_TIMEOUT') }
+
+  /** `spare`: pages that are through, and only wait for others of their batch, get a moment for their answer. */
+  #cancel(requests: readonly TransferRequest[], error: HiCacheError, spare: boolean): void {
     const failure = error.code === 'ERR_TIMEOUT' ? 'timeout' : error.code === 'ERR_CANCELLED' || error.code === 'ERR_CLOSED' ? 'cancelled' : 'failed'
-    let started = false
+    const through: TransferRequest[] = []
     for (const request of requests) {
       if (request.settled) continue
-      const waiting = request.word < 0
-      // Called off before it began, or begun: either way the batch's result, or the worker's death, brings its memory back.
-      if (!waiting && !this.#o.words.cancel(request.word)) {
-        started = true
-        if (failure === 'timeout') this.#o.onDirectory(request.directory, 'deadline')
+      if (request.word >= 0 && spare && this.#o.words.isDone(request.word)) {
+        through.push(request)
+        continue
       }
-      if (waiting) this.#leaveQueue(request)
+      if (request.word < 0) {
+        this.#leaveQueue(request)
+      } else if (this.#o.words.cancel(request.word)) {
+        // Called off before it began: nobody will touch its memory, whatever becomes of the rest of its batch.
+        this.#land(this.#lanes[request.directory]!, request, true)
+      } else if (failure === 'timeout') {
+        this.#o.onDirectory(request.directory, 'deadline')
+      }
       this.#settle(request, { failure, error: withKey(error, request) })
     }
     // Also for those that never begin: the agent then need not hold its answer back for them.
-    if (started || requests.length > 0) this.#o.addon.cancel()
+    if (requests.length > 0) this.#o.addon.cancel()
+    // The agent answers when all that it still has is called off. A page of another call in the batch, with a later deadline, can keep it from that.
+    if (through.length > 0) setTimeout(() => { this.#cancel(through, error, false) }, ANSWER_MS_MAX)
     this.#schedulePump()
   }
 
@@ -298,6 +313,8 @@ export class Batcher {
     let answered = false
     for (let i = 0; i < requests.length; i++) {
       const request = requests[i]!
+      // Called off before it began, and off the books since.
+      if (request.word < 0) continue
       const base = i * RESULT_STRIDE
       const status = answer.results[base + ResultField.status]!
       const done = this.#o.words.isDone(request.word)
@@ -384,6 +401,7 @@ export class Batcher {
     lane.batchesInFlight--
     const failure = HiCacheError.is(error) ? error : new HiCacheError('ERR_WORKER', String(error))
     for (const request of requests) {
+      if (request.word < 0) continue
       const free = this.#o.words.cancel(request.word) || this.#o.words.isDone(request.word)
       this.#land(lane, request, free)
       if (free) this.#unpin(request)
