@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream'
 import type { HiCacheNixl, OpenOptions } from '../index.js'
 import type { Output } from './output.js'
 import type { Progress, ProgressOptions } from './progress.js'
@@ -61,7 +62,7 @@ export interface CommandContext {
   /** Fires at SIGINT or SIGTERM, and when stdout's reader has gone. */
   readonly signal: AbortSignal
   /** stdin, for `put KEY -`. */
-  readonly stdin: NodeJS.ReadableStream
+  readonly stdin: Readable
   /** A line on stderr that --quiet does not suppress: why the command will not end with 0. */
   problem(line: string): void
   /** A line on stderr; nothing with --quiet. */

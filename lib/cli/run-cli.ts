@@ -1,4 +1,4 @@
-import type { Writable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import { HiCacheError } from '../error.js'
 import type { HiCacheNixl, OpenOptions } from '../index.js'
 import { ExitCode, type CommandContext } from './command.js'
@@ -14,7 +14,7 @@ import { UsageError } from './usage-error.js'
 import { packageVersion } from './version.js'
 
 export interface CliStreams {
-  readonly stdin: NodeJS.ReadableStream
+  readonly stdin: Readable
   readonly stdout: Writable & { isTTY?: boolean }
   readonly stderr: Writable & { isTTY?: boolean; columns?: number }
   readonly env: NodeJS.ProcessEnv

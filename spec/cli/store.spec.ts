@@ -56,6 +56,15 @@ describe('command line: pages', () => {
     expect(filesUnder(root)).to.deep.equal([])
   }))
 
+  it('put that waits for the end of stdin can be interrupted, and stores nothing', async () => await inDirectory(async root => {
+    const child = spawn(process.execPath, [MAIN, 'put', 'k', ...small(root)], { env: CLEAN_ENV, stdio: ['pipe', 'ignore', 'inherit'] })
+    const closed = once(child, 'close')
+    // More than a pipe holds: when all of it is written, the command has begun to read.
+    child.stdin!.write(Buffer.alloc(4 << 20), () => { child.kill('SIGINT') })
+    expect((await closed)[0]).to.equal(130)
+    expect(filesUnder(root)).to.deep.equal([])
+  }))
+
   it('a miss ends with 1 and says why', async () => await inDirectory(async root => {
     const store = small(root)
     for (const command of ['get', 'stat', 'rm']) {

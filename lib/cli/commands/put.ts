@@ -72,11 +72,11 @@ async function readFile(path: string): Promise<Uint8Array> {
   }
 }
 
-async function readAll(stream: NodeJS.ReadableStream, signal: AbortSignal): Promise<Uint8Array> {
+async function readAll(stream: Readable, signal: AbortSignal): Promise<Uint8Array> {
   const chunks: Buffer[] = []
   let total = 0
   // Reading is all that happens until the end of stdin: an interrupt has to end it.
-  for await (const chunk of addAbortSignal(signal, stream as Readable)) {
+  for await (const chunk of addAbortSignal(signal, stream)) {
     const buffer = chunk as Buffer
     total += buffer.byteLength
     if (total > PAGE_BYTES_MAX) throw new UsageError(`stdin has more than ${formatBytes(PAGE_BYTES_MAX)}, the most that a page has`)
