@@ -60,7 +60,7 @@ describe('command line: pages', () => {
     const child = spawn(process.execPath, [MAIN, 'put', 'k', ...small(root)], { env: CLEAN_ENV, stdio: ['pipe', 'ignore', 'inherit'] })
     const closed = once(child, 'close')
     // More than a pipe holds: when all of it is written, the command has begun to read.
-    child.stdin!.write(Buffer.alloc(4 << 20), () => { child.kill('SIGINT') })
+    child.stdin.write(Buffer.alloc(4 << 20), () => { child.kill('SIGINT') })
     expect((await closed)[0]).to.equal(130)
     expect(filesUnder(root)).to.deep.equal([])
   }))
