@@ -202,14 +202,13 @@ export class HiCacheNixl implements AsyncDisposable {
   get(key: string, options?: CallOptions): Promise<Tensor | null>
   get<T extends Target>(key: string, target: T, options?: CallOptions): Promise<T | null>
   async get(key: string, second?: Target | CallOptions, third?: CallOptions): Promise<unknown> {
-    const page = isTarget(second) ? [key, second] as const : key
-    const [outcome] = await this.#read([page], isTarget(second) ? third : second, 'fresh')
+    const [outcome] = isTarget(second) ? await this.#read([[key, second]], third, 'fresh') : await this.#read([[key, undefined]], second, 'fresh')
     return outcome!.ok ? outcome!.value : null
   }
 
   /** Reads a page into arena memory, without a copy. Release the tensor when done with it. */
   async getInArena(key: string, options?: CallOptions): Promise<ArenaTensor | null> {
-    const [outcome] = await this.#read([key], options, 'arena')
+    const [outcome] = await this.#read([[key, undefined]], options, 'arena')
     return outcome!.ok ? outcome!.value as ArenaTensor : null
   }
 
@@ -226,7 +225,7 @@ export class HiCacheNixl implements AsyncDisposable {
     checkKeys(keys)
     const targets = Array.isArray(second) ? second as readonly Target[] : null
     if (targets) checkPairs(keys, targets, 'targets')
-    const pages = targets ? keys.map((key, i) => [key, targets[i]!] as const) : keys
+    const pages = keys.map((key, i) => [key, targets?.[i]] as const)
     const outcomes = await this.#read(pages, targets ? third : second as CallOptions | undefined, 'fresh')
     return outcomes.map(outcome => outcome.ok ? outcome.value : null)
   }
@@ -542,7 +541,7 @@ export class HiCacheNixl implements AsyncDisposable {
     }))
   }
 
-  #read(pages: Iterable<string | readonly [string, Target]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false): Promise<ReadOutcome<Target>[]> {
+  #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false): Promise<ReadOutcome<Target>[]> {
     return this.#call(options, () => {
       const scope = this.#scope(options)
       checkPages(pages)

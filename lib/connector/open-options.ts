@@ -71,7 +71,7 @@ const ENGINES: readonly unknown[] = [undefined, 'auto', 'io_uring', 'aio', 'posi
 
 /** Checks what no other part checks: names, and the options that have no key in the configuration. */
 export function checkOpenOptions(options: unknown): asserts options is OpenOptions {
-  if (typeof options !== 'object' || options === null) throw new HiCacheError('ERR_ARGUMENT', `open() takes an object of options; got ${describe(options)}.`)
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) throw new HiCacheError('ERR_ARGUMENT', `open() takes an object of options; got ${describe(options)}.`)
   for (const name of Object.keys(options)) {
     if ((KNOWN as readonly string[]).includes(name)) continue
     const likely = closest(name, KNOWN)
@@ -89,7 +89,7 @@ export function checkOpenOptions(options: unknown): asserts options is OpenOptio
 
 export function checkSignal(signal: unknown): void {
   if (signal === undefined) return
-  if (typeof (signal as Partial<AbortSignal> | null)?.addEventListener !== 'function' || typeof (signal as AbortSignal).aborted !== 'boolean') {
+  if (typeof (signal)?.addEventListener !== 'function' || typeof (signal as AbortSignal).aborted !== 'boolean') {
     throw new HiCacheError('ERR_ARGUMENT', `signal is an AbortSignal; got ${describe(signal)}.`)
   }
 }

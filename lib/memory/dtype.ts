@@ -61,7 +61,7 @@ export function dtypeOfView(view: NodeJS.ArrayBufferView): DType {
 /** Can this view, as it is, carry elements of the dtype? Bytes (Uint8Array, Buffer, DataView) carry everything. */
 export function carries(view: NodeJS.ArrayBufferView, dtype: DType): boolean {
   const own = dtypeOfView(view)
-  return own === 'uint8' || own === dtype || dtypeOfView(new DTYPES[dtype].carrier(0) as unknown as NodeJS.ArrayBufferView) === own
+  return own === 'uint8' || own === dtype || dtypeOfView(new DTYPES[dtype].carrier(0)) === own
 }
 
 /** Elements of a shape. Throws ERR_ARGUMENT on anything that is not a list of whole numbers >= 0 with a product below 2^53. */
@@ -90,7 +90,7 @@ export function describe(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return `an array of ${value.length}`
   if (ArrayBuffer.isView(value)) return `a ${dtypeOfView(value as NodeJS.ArrayBufferView)} view of ${value.byteLength} bytes`
-  if (typeof value === 'object') return `an object (${(value as object).constructor?.name ?? 'no constructor'})`
+  if (typeof value === 'object') return `an object (${(value).constructor?.name ?? 'no constructor'})`
   if (typeof value === 'string') return `the string ${JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}...` : value)}`
   if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'undefined') return String(value)
   return `a ${typeof value}`

@@ -267,21 +267,35 @@ export class Batcher {
   #copyIn(request: TransferRequest): boolean {
     if (request.memory.kind !== 'copy-in') return true
     const source = request.memory.bytes
-    if (source.byteLength !== request.length) {
-      this.#leaveQueue(request)
-      this.#lanes[request.directory]!.shift()
-      this.#unpin(request)
-      this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
-        `The source of ${quote(request.key)} was detached or resized before it was copied. A source stays unchanged until its promise settles.`,
-        { key: request.key }) })
-      return true
-    }
-    const now = this.#budget.take(request.length - request.copied)
-    if (now > 0) {
-      request.slot!.view().set(now === request.length ? source : source.subarray(request.copied, request.copied + now), request.copied)
+    if (source.byteLength !== request.length) return this.#spoilt(request, 'detached or resized before it was copied')
+    const slot = request.slot!.view()
+    if (request.copied < request.length) {
+      const now = request.copied === 0 ? this.#budget.takeWhole(request.length) : this.#budget.take(request.length - request.copied)
+      if (now === request.length) {
+        slot.set(source)
+        request.copied = request.compared = now
+        return true
+      }
+      slot.set(source.subarray(request.copied, request.copied + now), request.copied)
       request.copied += now
+      if (request.copied < request.length) return false
     }
-    return request.copied === request.length
+    // It was copied over several turns, in which its owner may have changed it: if what was copied still stands there, then all of it stood there at once.
+    const from = request.compared
+    const now = this.#budget.take(request.length - from)
+    if (Buffer.compare(source.subarray(from, from + now), slot.subarray(from, from + now)) !== 0) return this.#spoilt(request, 'changed while it was copied')
+    request.compared += now
+    return request.compared === request.length
+  }
+
+  /** The source cannot be stored as its caller meant it. */
+  #spoilt(request: TransferRequest, what: string): true {
+    this.#leaveQueue(request)
+    this.#lanes[request.directory]!.shift()
+    this.#unpin(request)
+    this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
+      `The source of ${quote(request.key)} was ${what}. A source stays unchanged until its promise settles.`, { key: request.key }) })
+    return true
   }
 
   #takeOff(lane: DirectoryLane, request: TransferRequest): void {

@@ -52,6 +52,8 @@ export class TransferRequest {
   pinned: Pinnable | null = null
   /** Bytes copied so far, into or out of the slot. */
   copied = 0
+  /** Bytes found unchanged after they were copied in over several turns. */
+  compared = 0
   word = -1
   /** Milliseconds of performance.now() at its making. */
   readonly madeAt: number
