@@ -3,23 +3,21 @@ import { DTYPES, elementsOf } from '../../lib/memory/dtype.js'
 
 /** Bytes that look random and are the same for the same seed: every page of a spec differs from every other in nearly every byte. */
 export function bytes(length: number, seed: number | string): Uint8Array {
-  const out = new Uint8Array(length)
-  fill(out, seed)
-  return out
-}
-
-export function fill(into: Uint8Array, seed: number | string): void {
+  const words = new Uint32Array(Math.ceil(length / 4))
   let state = 0x9e3779b9
   for (const character of String(seed)) state = Math.imul(state ^ character.charCodeAt(0), 0x01000193) >>> 0
-  for (let i = 0; i < into.length; i++) {
-    // xorshift32; zero would stay zero.
+  // xorshift32; zero would stay zero.
+  state = state === 0 ? 1 : state
+  for (let i = 0; i < words.length; i++) {
     state ^= state << 13
     state ^= state >>> 17
     state ^= state << 5
-    state = state === 0 ? 1 : state
-    into[i] = state >>> 8
+    words[i] = state
   }
+  return new Uint8Array(words.buffer).slice(0, length)
 }
+
+export function fill(into: Uint8Array, seed: number | string): void { into.set(bytes(into.length, seed)) }
 
 /** A tensor in the typed array that carries its dtype. */
 export function tensor(dtype: DType, shape: readonly number[], seed: number | string): Tensor {

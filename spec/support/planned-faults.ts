@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs'
 import type { Context } from 'mocha'
-import { HiCacheNixl, HiCacheError, type OpenOptions } from '../../lib/index.js'
+import { type HiCacheNixl, HiCacheError, type OpenOptions } from '../../lib/index.js'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
 import type { EngineName, Fault } from '../../lib/transfer/native-binding.js'
 import type { Workbench } from './workbench.js'

@@ -48,7 +48,7 @@ function overIpc(child: ChildProcess): Line {
 /** A servant in a child process; `through` is a command that runs the rest of its line (unshare, sh -c ...). */
 export function childServant(bench: Workbench, through: readonly string[] = []): { servant: Servant; child: ChildProcess } {
   const [program, ...rest] = [...through, process.execPath, SERVANT]
-  const child = spawn(program!, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const child = spawn(program, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   bench.atEnd(() => { child.kill('SIGKILL') })
   return { servant: new Servant(overIpc(child)), child }
 }
