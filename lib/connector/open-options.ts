@@ -89,7 +89,8 @@ export function checkOpenOptions(options: unknown): asserts options is OpenOptio
 
 export function checkSignal(signal: unknown): void {
   if (signal === undefined) return
-  if (typeof (signal)?.addEventListener !== 'function' || typeof (signal as AbortSignal).aborted !== 'boolean') {
+  const { addEventListener, aborted } = (signal ?? {}) as Partial<AbortSignal>
+  if (typeof addEventListener !== 'function' || typeof aborted !== 'boolean') {
     throw new HiCacheError('ERR_ARGUMENT', `signal is an AbortSignal; got ${describe(signal)}.`)
   }
 }

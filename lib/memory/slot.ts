@@ -34,7 +34,7 @@ export class Slot implements Pinnable {
   /** The caller has it now. */
   hold(): void {
     this.#held = true
-    this.#arena.noteHeld(this, +1)
+    this.#arena.noteHeld(this, 1)
   }
   /** The caller gives it back; a transfer in flight keeps it a little longer. */
   letGo(): void {

@@ -29,7 +29,7 @@ async function serve(command: ServantCommand): Promise<unknown> {
     case 'get': return (await open.read(command.keys)).map((outcome, i) =>
       outcome.ok ? same(outcome.value, bytes(command.bytes, command.keys[i]!)) ? 'hit' : 'WRONG BYTES' : outcome.status === 'miss' ? outcome.reason : `${outcome.status} ${outcome.error.errno ?? outcome.error.code}`)
     case 'health': return open.health()
-    case 'close': { await open.close(); return; }
+    case 'close': await open.close(); return 'closed'
     case 'start': void open.write(command.keys.map(key => [key, bytes(command.bytes, key)])); return 'started'
   }
 }
