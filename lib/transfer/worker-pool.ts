@@ -8,46 +8,89 @@ import type { AgentOptions, BatchResult, ListedFile } from './native-binding.js'
 /** Far above what the lanes ever have in flight: the bound that counts is theirs. */
 const TASKS_PER_WORKER = 1024
 
+/** Workers that fail while they start are started anew this often. */
+const RENEW_EVERY_MS = 1000
+
 /**
  * The piscina pool: a fixed number of threads, each with its own native agent. A worker that dies takes its own tasks with it
  * (they reject with ERR_WORKER) and is replaced.
+ *
+ * Piscina gives up on replacing for good when a worker dies before it is ready. Its pool is then renewed as a whole: tasks that have not begun move over, and what
+ * is under way in the old one's workers ends there.
  */
 export class WorkerPool {
   readonly size: number
-  readonly #pool: Piscina
+  readonly #agent: AgentOptions
+  readonly #onDeath: (error: Error | null) => void
+  readonly #onReady: () => void
+  readonly #retired = new Set<Piscina>()
+  #pool: Piscina
   #deaths = 0
   #destroyed = false
+  #renewedAt = -Infinity
+  #renewal: NodeJS.Timeout | null = null
 
-  /** `onDeath` hears of every worker that ends by itself. */
-  constructor(size: number, agent: AgentOptions, onDeath: (error: Error | null) => void) {
+  /** `onDeath` hears of every worker that ends by itself, once its replacement is on the way or not; `onReady` of every worker that can work. */
+  constructor(size: number, agent: AgentOptions, onDeath: (error: Error | null) => void, onReady: () => void = () => {}) {
     this.size = size
-    this.#pool = new Piscina({
-      filename: fileURLToPath(new URL('../../workers/worker.js', import.meta.url)),
-      minThreads: size,
-      maxThreads: size,
-      idleTimeout: Infinity,
-      concurrentTasksPerWorker: TASKS_PER_WORKER,
-      maxQueue: size * TASKS_PER_WORKER,
-      // The default waits for the next task with the worker's event loop blocked, and no native completion would ever be seen.
-      atomics: 'disabled',
-      recordTiming: false,
-      workerData: { agent },
-      // Flags of the host (loaders, inspectors, test runners) have no business in our workers.
-      execArgv: []
-    })
-    // Without a listener, the death of an idle worker would be an uncaught error of the host.
-    this.#pool.on('error', (error: Error) => { if (!this.#destroyed) onDeath(error) })
-    this.#pool.on('workerDestroy', () => {
-      if (this.#destroyed) return
-      this.#deaths++
-      onDeath(null)
-    })
+    this.#agent = agent
+    this.#onDeath = onDeath
+    this.#onReady = onReady
+    this.#pool = this.#start()
   }
 
   /** Workers that died and were replaced. */
   get deaths(): number { return this.#deaths }
   get alive(): number { return this.#pool.threads.length }
   get threads(): readonly { readonly threadId: number; terminate(): Promise<number> }[] { return this.#pool.threads }
+
+  #start(): Piscina {
+    const pool = new Piscina({
+      filename: fileURLToPath(new URL('../../workers/worker.js', import.meta.url)),
+      minThreads: this.size,
+      maxThreads: this.size,
+      idleTimeout: Infinity,
+      concurrentTasksPerWorker: TASKS_PER_WORKER,
+      maxQueue: this.size * TASKS_PER_WORKER,
+      // The default waits for the next task with the worker's event loop blocked, and no native completion would ever be seen.
+      atomics: 'disabled',
+      recordTiming: false,
+      workerData: { agent: this.#agent },
+      // Flags of the host (loaders, inspectors, test runners) have no business in our workers.
+      execArgv: []
+    })
+    let last: Error | null = null
+    // Without a listener, the death of an idle worker would be an uncaught error of the host.
+    pool.on('error', (error: Error) => { last = error })
+    pool.on('workerCreate', () => { if (pool === this.#pool) this.#onReady() })
+    pool.on('workerDestroy', () => {
+      if (this.#destroyed || pool !== this.#pool) return
+      this.#deaths++
+      // Piscina replaces it, or does not, right after this event.
+      queueMicrotask(() => {
+        const error = last
+        last = null
+        if (this.#destroyed || pool !== this.#pool) return
+        if (pool.threads.length < this.size) this.#renewSoon()
+        this.#onDeath(error)
+      })
+    })
+    return pool
+  }
+
+  /** Not at once every time: workers that fail because the system has no room for them must not be started in a loop. */
+  #renewSoon(): void {
+    const wait = Math.max(0, this.#renewedAt + RENEW_EVERY_MS - performance.now())
+    this.#renewal ??= setTimeout(() => {
+      this.#renewal = null
+      this.#renewedAt = performance.now()
+      const old = this.#pool
+      this.#retired.add(old)
+      this.#pool = this.#start()
+      // What waits there is aborted, and moves over in #run().
+      void old.close({ force: true }).finally(() => { this.#retired.delete(old) })
+    }, wait).unref()
+  }
 
   async transfer(descriptors: Float64Array, blob: Uint8Array, wantMetas: boolean): Promise<BatchResult> {
     return await this.#run({ kind: 'transfer', descriptors, blob, wantMetas },
@@ -64,10 +107,13 @@ export class WorkerPool {
 
   async #run(task: WorkerTask, transferList: ArrayBuffer[] = []): Promise<WorkerAnswer> {
     if (this.#destroyed) throw new HiCacheError('ERR_CLOSED', 'The worker pool is closed.')
+    const pool = this.#pool
     let answer: WorkerAnswer | WorkerRefusal
     try {
-      answer = await this.#pool.run(task, { transferList }) as WorkerAnswer | WorkerRefusal
+      answer = await pool.run(task, { transferList }) as WorkerAnswer | WorkerRefusal
     } catch (cause) {
+      const aborted = cause instanceof Error && cause.name === 'AbortError'
+      if (aborted && pool !== this.#pool) return await this.#run(task, transferList)
       throw new HiCacheError('ERR_WORKER', `The worker that held the request died: ${cause instanceof Error ? cause.message : String(cause)}.`, { cause })
     }
     if (typeof answer === 'object' && 'refused' in answer) throw refusal(answer)
@@ -77,7 +123,8 @@ export class WorkerPool {
   /** Ends the threads. Each agent drains for its own bounded time and leaves the rest to a reaper thread. */
   async destroy(): Promise<void> {
     this.#destroyed = true
-    await this.#pool.destroy()
+    if (this.#renewal) clearTimeout(this.#renewal)
+    await Promise.all([this.#pool, ...this.#retired].map(pool => pool.destroy()))
   }
 }
 
