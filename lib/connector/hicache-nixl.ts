@@ -167,7 +167,7 @@ export class HiCacheNixl implements AsyncDisposable {
       queueDepth: settings.queueDepth,
       threads: Math.max(1, Math.ceil(settings.threads / workers)),
       drainMs: DRAIN_MS
-    }, error => this.#onWorkerDeath(error))
+    }, error => this.#onWorkerDeath(error), () => this.#health.clear('workers'))
     this.#watch = new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
     this.#batcher = new Batcher({
       arena: this.#arena, words: this.#words, pool: this.#pool, addon, layout: this.#layout, metrics: this.#metrics,
@@ -799,7 +799,7 @@ export class HiCacheNixl implements AsyncDisposable {
     if (this.#stage !== 'open') return
     this.#metrics.count('worker_restarts')
     this.#logger.error('A worker died and is being replaced; its requests failed.', { error: error?.message ?? 'it ended' })
-    if (this.#pool.alive === 0) this.#health.raise('workers', 'No worker runs: every transfer waits for its deadline. Close the cache and open it again.')
+    if (this.#pool.alive === 0) this.#health.raise('workers', 'No worker runs: transfers wait until one can be started again.')
   }
 
   #gauges(): Gauges {
