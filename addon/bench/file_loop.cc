@@ -15,6 +15,7 @@
 #include "pool/record.h"
 #include "util/aligned_buffer.h"
 #include "util/unique_fd.h"
+#include "util/spread_folders.h"
 
 namespace hicache::bench {
 namespace {
@@ -128,6 +129,8 @@ Result file_loop(const LoopOptions& options) {
   const std::string folder = folder_of(options.directory), files = folder + "/files";
   int error = make_folder(folder);
   if (error == 0) error = make_folder(files);
+  // As the store does with its directory.
+  if (error == 0) spread_folders(UniqueFd(::open(files.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)).get());
   Loop loop{options, {}, nullptr, 0, {}, {}, std::vector<double>(options.pages)};
   for (unsigned i = 0; i < buckets && error == 0; i++) {
     char name[8];

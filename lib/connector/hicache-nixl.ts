@@ -785,8 +785,11 @@ export class HiCacheNixl implements AsyncDisposable {
     let removed = 0
     for (let directory = 0; directory < this.directories.length; directory++) {
       if (!this.directories[directory]!.writable) continue
-      if (this.#stage !== 'open') return removed
-      removed += await this.#pool.sweep(directory, TEMPORARY_FOLDER)
+      // In the directory itself a probe may have left something; a flat one is full of pages, and is not listed for that.
+      for (const folder of this.#layout.scheme === 'flat' ? [TEMPORARY_FOLDER] : [TEMPORARY_FOLDER, '']) {
+        if (this.#stage !== 'open') return removed
+        removed += await this.#pool.sweep(directory, folder)
+      }
     }
     if (removed > 0) {
       this.#metrics.count('leftovers_removed', removed)

@@ -20,6 +20,7 @@
 #include "pool/page_store.h"
 #include "util/aligned_buffer.h"
 #include "util/errno_name.h"
+#include "util/spread_folders.h"
 
 namespace hicache {
 namespace {
@@ -151,6 +152,7 @@ int probe_directory(const std::string& path, DirectoryReport& report, std::strin
   report.free_bytes = static_cast<uint64_t>(fs.f_bavail) * unit;
   report.total_bytes = static_cast<uint64_t>(fs.f_blocks) * unit;
   report.file_system = name_of(report.real_path, static_cast<unsigned long>(fs.f_type));
+  spread_folders(folder.get());
 
   const std::string name = probe_name();
   UniqueFd file(::openat(folder.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
