@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "util/aligned_buffer.h"
 #include "util/fault.h"
@@ -130,15 +131,47 @@ int touch_access_time(int folder, const char* path, const char* name) {
   return asked("utimens", name, [&] { return ::utimensat(folder, path, times, AT_SYMLINK_NOFOLLOW); });
 }
 
-int64_t write_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name) {
-  return move_all("pwritev", name, true, direct, iov, count, [&](const iovec* rest, int used, size_t done) {
-    return ::pwritev(fd, rest, used, static_cast<off_t>(offset + done));
+namespace {
+
+// Through a buffer of our own, at most its size at once.
+ssize_t read_by_buffer(int fd, const iovec* iov, int count, off_t offset, Gate& gate) {
+  thread_local const AlignedBuffer buffer(1 << 20);
+  size_t wanted = 0;
+  for (int i = 0; i < count; i++) wanted += iov[i].iov_len;
+  const ssize_t moved = ::pread(fd, buffer.data(), std::min(wanted, buffer.size()), offset);
+  if (moved <= 0) return moved;
+  const bool touched = gate.touch([&] {
+    size_t at = 0;
+    for (int i = 0; i < count && at < static_cast<size_t>(moved); i++) {
+      const size_t part = std::min(iov[i].iov_len, static_cast<size_t>(moved) - at);
+      std::memcpy(iov[i].iov_base, buffer.data() + at, part);
+      at += part;
+    }
+  });
+  if (touched) return moved;
+  errno = ECANCELED;
+  return -1;
+}
+
+bool ended(const Guard& guard) {
+  if (guard.gate == nullptr || !guard.gate->closed()) return false;
+  errno = ECANCELED;
+  return true;
+}
+
+}  // namespace
+
+int64_t write_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name, const Guard& guard) {
+  return move_all("pwritev", name, true, direct, iov, count, [&](const iovec* rest, int used, size_t done) -> ssize_t {
+    return ended(guard) ? -1 : ::pwritev(fd, rest, used, static_cast<off_t>(offset + done));
   });
 }
 
-int64_t read_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name) {
-  return move_all("preadv", name, false, direct, iov, count, [&](const iovec* rest, int used, size_t done) {
-    return ::preadv(fd, rest, used, static_cast<off_t>(offset + done));
+int64_t read_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name, const Guard& guard) {
+  return move_all("preadv", name, false, direct, iov, count, [&](const iovec* rest, int used, size_t done) -> ssize_t {
+    if (ended(guard)) return -1;
+    const off_t at = static_cast<off_t>(offset + done);
+    return guard.gate != nullptr && guard.buffered ? read_by_buffer(fd, rest, used, at, *guard.gate) : ::preadv(fd, rest, used, at);
   });
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "util/gate.h"
 #include "util/unique_fd.h"
 
 namespace hicache::file_io {
@@ -24,9 +25,17 @@ int unlink_at(int folder, const char* path, const char* name);
 int lock(int fd, bool try_only, const char* name);
 int touch_access_time(int folder, const char* path, const char* name);
 
+// Memory that may end while a call that hangs is still to come, or under way: the gate is asked before every system call (ECANCELED once it is closed). A read through
+// the page cache fills the memory at the call's very end, whoever owns the address by then: with `buffered` it goes to a buffer of our own, and from there through the
+// gate. (O_DIRECT holds the memory itself. A file system in memory never hangs.)
+struct Guard {
+  Gate* gate = nullptr;
+  bool buffered = false;
+};
+
 inline constexpr int iov_max = 3;
 // All of it, or -errno; a read is short only at the end of the file. `direct`: the descriptor is O_DIRECT, so continue at whole blocks.
-int64_t write_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name);
-int64_t read_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name);
+int64_t write_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name, const Guard& guard = {});
+int64_t read_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name, const Guard& guard = {});
 
 }  // namespace hicache::file_io

@@ -1,6 +1,7 @@
 #include "pool/page_store.h"
 
 #include <dirent.h>
+#include <linux/magic.h>
 #include <sys/random.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -84,6 +85,8 @@ int PageStore::root(FolderRef& out) {
     // The directory vanished and another one took its place: if it is somebody else's, it is not ours to fill.
     if (owner_ != 0 && status.st_uid + 1 != owner_) return EPERM;
     owner_ = status.st_uid + 1;
+    struct statfs file_system;
+    in_memory_.store(::fstatfs(fd.get(), &file_system) == 0 && (file_system.f_type == TMPFS_MAGIC || file_system.f_type == RAMFS_MAGIC), std::memory_order_relaxed);
     root_ = std::make_shared<Folder>(Folder{std::move(fd)});
   }
   out = root_;
@@ -192,7 +195,7 @@ int PageStore::write_content(int fd, bool direct, const Memory& memory, const ui
   const size_t whole = round_down(memory.length);
   const iovec iov[2] = {{memory.data, whole}, {const_cast<uint8_t*>(last), last_bytes}};
   const bool skip_first = whole == 0;
-  const int64_t moved = file_io::write_all(fd, skip_first ? iov + 1 : iov, skip_first ? 1 : 2, 0, direct, name);
+  const int64_t moved = file_io::write_all(fd, skip_first ? iov + 1 : iov, skip_first ? 1 : 2, 0, direct, name, {.gate = memory.gate});
   return moved < 0 ? static_cast<int>(-moved) : 0;
 }
 
@@ -448,10 +451,14 @@ Outcome PageStore::verify(PageRead& read, int64_t moved) {
   return outcome;
 }
 
+int64_t PageStore::fill(const PageRead& read) {
+  return file_io::read_all(read.fd.get(), read.iov, read.iov_count, 0, read.direct, read.page.name, {read.memory.gate, !read.direct && !in_memory()});
+}
+
 Outcome PageStore::read(PageRead& read) {
   Outcome outcome;
   if (!open(read, outcome)) return outcome;
-  outcome = verify(read, file_io::read_all(read.fd.get(), read.iov, read.iov_count, 0, read.direct, read.page.name));
+  outcome = verify(read, fill(read));
   if (read.drop) drop(read);
   return outcome;
 }

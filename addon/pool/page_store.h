@@ -108,6 +108,8 @@ class PageStore {
 
   const std::string& path() const { return path_; }
   bool direct() const { return direct_; }
+  // tmpfs and the like; known once the directory was opened.
+  bool in_memory() const { return in_memory_.load(std::memory_order_relaxed); }
 
   // `given_up` is asked right before the page becomes visible: a caller that was told "timeout" must not find its page stored long after.
   Outcome write(const PageName&, std::string_view meta, const Memory&, uint32_t flags, const std::function<bool()>& given_up = {});
@@ -118,7 +120,9 @@ class PageStore {
   Outcome verify(PageRead&, int64_t moved);
   // Removes the file, if its name still means the one that was read.
   void drop(const PageRead&);
-  // open(), preadv, verify(), drop().
+  // Moves the bytes by plain system calls; what verify() takes.
+  int64_t fill(const PageRead&);
+  // open(), fill(), verify(), drop().
   Outcome read(PageRead&);
 
   Outcome check(const PageName&, uint32_t flags);
@@ -172,6 +176,7 @@ class PageStore {
 
   const std::string path_;
   const bool direct_;
+  std::atomic<bool> in_memory_{false};
   std::atomic<bool> tmpfile_{true};
   std::mutex mutex_;
   FolderRef root_;

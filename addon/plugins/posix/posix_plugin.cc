@@ -235,7 +235,10 @@ void PosixTask::run_page() {
   const PageName page{operation->name, operation->identity};
   switch (operation->op) {
     case Op::page_write:
-      return operation->finish(store.write(page, operation->meta, operation->memory, operation->flags, [this] { return operation->cancelling(); }));
+      return operation->finish(store.write(page, operation->meta, operation->memory, operation->flags, [this] {
+        // Nobody is left to hear of a page whose environment has ended, or to vouch for its memory.
+        return operation->cancelling() || (operation->memory.gate != nullptr && operation->memory.gate->closed());
+      }));
     case Op::page_check: return operation->finish(store.check(page, operation->flags));
     case Op::page_delete: return operation->finish(store.remove(page, operation->flags));
     case Op::page_touch: return operation->finish(store.touch(page));
@@ -249,7 +252,7 @@ void PosixTask::run_page() {
   if (!store.open(read_, outcome)) return operation->finish(outcome);
   if (!read_.direct) {
     // Its memory is not aligned, or the file system changed its mind: a buffered file would block whoever submits it.
-    outcome_ = store.verify(read_, file_io::read_all(read_.fd.get(), read_.iov, read_.iov_count, 0, false, operation->name));
+    outcome_ = store.verify(read_, store.fill(read_));
     if (read_.drop) store.drop(read_);
     return operation->finish(outcome_);
   }
@@ -354,7 +357,8 @@ void PosixTask::run_extent() {
   if (!prepare_extent(std::move(file))) return operation->finish(Outcome::failed(ECANCELED));
   if (directory->engine != nullptr && file_->direct) return plugin->queue().push(this);
   const auto move = writing() ? file_io::write_all : file_io::read_all;
-  operation->finish(finish_extent(move(request.fd, request.iov, request.iov_count, request.offset, file_->direct, operation->name)));
+  operation->finish(finish_extent(move(request.fd, request.iov, request.iov_count, request.offset, file_->direct, operation->name,
+                                      {operation->memory.gate, !file_->direct && !directory->store.in_memory()})));
 }
 
 Outcome PosixTask::finish_extent(int64_t moved) {
