@@ -1,0 +1,37 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { expect } from 'chai'
+import { filesBelow } from '../support/page-files.js'
+import { STORAGE_PATHS, bounded, keys } from '../support/planned-faults.js'
+import type { HostReport, HostTask } from '../support/thread-host.js'
+import { workbench } from '../support/workbench.js'
+
+const THREAD_HOST = fileURLToPath(new URL('../support/thread-host.js', import.meta.url))
+
+describe('the thread that opened a cache is ended with transfers in flight', () => {
+  const bench = workbench()
+
+  for (const { name, engine, parent, complete } of STORAGE_PATHS) {
+    it(`${name}: terminated, by process.exit() and by an exception, again and again`, async function () {
+      this.timeout(60_000)
+      const storageDir = await bench.directory(parent)
+      const names = keys('page', 12)
+      const task: HostTask = {
+        options: { storageDir, engine }, rounds: 9, keys: names, pageBytes: 100_000,
+        hang: [{ point: complete ?? 'preadv', hang: true, times: 0 }, { point: 'pwritev', hang: true, times: 0, after: 4 }]
+      }
+      const child = spawn(process.execPath, [THREAD_HOST, JSON.stringify(task)], { stdio: ['ignore', 'pipe', 'pipe'] })
+      bench.atEnd(() => { child.kill('SIGKILL') })
+      const [stdout, stderr, ended] = await bounded(Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]), 'the process of the threads', 50_000)
+      expect(ended, stderr).to.deep.equal([0, null])
+      const report = JSON.parse(stdout) as HostReport
+      expect(report.other, 'pages that are neither whole nor absent').to.equal(0)
+      expect(report.whole).to.be.greaterThan(0)
+      expect(report.descriptors, 'open descriptors').to.equal(report.descriptorsBefore)
+      expect(new Set(report.exitCodes)).to.deep.equal(new Set([1, 3]))
+      expect((await filesBelow(storageDir)).filter(file => !file.endsWith('__0_1')), 'temporaries left behind').to.deep.equal([])
+    })
+  }
+})
