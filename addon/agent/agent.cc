@@ -169,8 +169,9 @@ void Agent::process() {
   queue_->drain();
   if (queue_->take_cancel_request()) handle_cancel();
   plugin_->process();
-  // What the engines have finished just now.
-  queue_->drain();
+  // What the engines have finished just now. Files that pool threads have opened meanwhile come with it, and wait for the engine's flush: nothing else
+  // would wake the agent for them.
+  if (queue_->drain()) plugin_->process();
 }
 
 void Agent::handle_cancel() {

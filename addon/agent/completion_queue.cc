@@ -37,13 +37,13 @@ void CompletionQueue::request_cancel() {
   wake();
 }
 
-void CompletionQueue::drain() {
+bool CompletionQueue::drain() {
   eventfd_t count;
   ::eventfd_read(event_fd_.get(), &count);
   for (int round = 0; round < 4; round++) {
     {
       std::lock_guard lock(mutex_);
-      if (events_.empty()) return;
+      if (events_.empty()) return round > 0;
       taken_.swap(events_);
     }
     for (Event* event : taken_) event->arrived();
@@ -51,6 +51,7 @@ void CompletionQueue::drain() {
   }
   std::lock_guard lock(mutex_);
   if (!events_.empty()) wake();
+  return true;
 }
 
 void register_queue(const std::shared_ptr<CompletionQueue>& queue) {

@@ -28,8 +28,8 @@ class CompletionQueue {
   void push(Event* event);
   // Any thread: makes the agent look for words that were cancelled.
   void request_cancel();
-  // Agent's thread: calls every event that is there; those that come meanwhile too, but never without an end.
-  void drain();
+  // Agent's thread: calls every event that is there; those that come meanwhile too, but never without an end. Answers whether there was one.
+  bool drain();
   bool take_cancel_request() { return cancel_requested_.exchange(false, std::memory_order_acq_rel); }
 
  private:
