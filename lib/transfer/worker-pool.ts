@@ -46,7 +46,7 @@ export class WorkerPool {
 
   #start(): Piscina {
     const pool = new Piscina({
-      filename: fileURLToPath(new URL('../../workers/worker.js', import.meta.url)),
+      filename: fileURLToPath(new URL('../../workers/entry.cjs', import.meta.url)),
       minThreads: this.size,
       maxThreads: this.size,
       idleTimeout: Infinity,
