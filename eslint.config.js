@@ -45,8 +45,8 @@ export default defineConfig(
     rules: { '@typescript-eslint/no-unused-expressions': 'off', 'no-new-wrappers': 'off' }
   },
   {
-    files: ['**/*.mjs', '**/*.js'],
-    extends: [tseslint.configs.disableTypeChecked],
-    rules: { '@typescript-eslint/switch-exhaustiveness-check': 'off' }
+    // No part of the TypeScript project: the consumer compiles against the packed declarations, not against the sources.
+    files: ['**/*.mjs', '**/*.js', 'scripts/tarball/*'],
+    extends: [tseslint.configs.disableTypeChecked]
   }
 )

@@ -28,7 +28,8 @@ function run(what, command, args) {
 function filesBelow(folder, suffix) {
   if (!existsSync(at(folder))) return []
   const entries = readdirSync(at(folder), { recursive: true, withFileTypes: true })
-  return entries.filter((entry) => entry.isFile() && entry.name.endsWith(suffix)).map((entry) => join(entry.parentPath, entry.name).slice(root.length + 1)).sort()
+  const files = entries.filter((entry) => entry.isFile() && entry.name.endsWith(suffix))
+  return files.map((entry) => join(entry.parentPath, entry.name).slice(root.length + 1)).sort()
 }
 
 const modified = (path) => existsSync(at(path)) ? statSync(at(path)).mtimeMs : Number.NaN
@@ -41,12 +42,14 @@ function checkNode() {
 }
 
 function checkDevDependencies() {
-  const missing = ['typescript', 'node-gyp', 'node-addon-api', 'assemblyscript', 'ajv', 'esbuild', 'json-schema-to-typescript'].filter((name) => !existsSync(at('node_modules', name)))
+  const needed = ['typescript', 'node-gyp', 'node-addon-api', 'assemblyscript', 'ajv', 'esbuild', 'json-schema-to-typescript']
+  const missing = needed.filter((name) => !existsSync(at('node_modules', name)))
   if (missing.length > 0) fail(`not installed: ${missing.join(', ')}. A checkout builds with its development dependencies: run \`npm ci\` without --omit=dev.`)
 }
 
 function checkTools() {
-  const inPath = (name) => name.includes('/') ? existsSync(name) : (process.env.PATH ?? '').split(delimiter).some((folder) => existsSync(join(folder, name)))
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  const inPath = (name) => name.includes('/') ? existsSync(name) : folders.some((folder) => existsSync(join(folder, name)))
   const tools = [
     { name: process.env.CXX?.split(' ')[0] || 'g++', debian: 'g++' },
     { name: process.env.MAKE || 'make', debian: 'make' },
@@ -83,7 +86,8 @@ function buildAddon() {
   const prefix = join(dirname(process.execPath), '..')
   const headers = existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
   const gyp = (...commands) => {
-    run('the native addon', process.execPath, [at('node_modules', 'node-gyp', 'bin', 'node-gyp.js'), ...commands, '--jobs', String(availableParallelism()), '--loglevel=warn', ...headers])
+    const program = at('node_modules', 'node-gyp', 'bin', 'node-gyp.js')
+    run('the native addon', process.execPath, [program, ...commands, '--jobs', String(availableParallelism()), '--loglevel=warn', ...headers])
   }
   if (!configured) {
     gyp('clean')
@@ -95,16 +99,18 @@ function buildAddon() {
 }
 
 function compileTypeScript() {
-  const sources = [...filesBelow('lib', '.ts'), ...filesBelow('workers', '.ts'), ...filesBelow('spec', '.ts')].filter((source) => !source.endsWith('.d.ts'))
-  const stems = new Set(sources.map((source) => source.slice(0, -'.ts'.length)))
+  // x.ts becomes x.js, x.cts becomes x.cjs.
+  const sources = ['lib', 'workers', 'spec'].flatMap((folder) => filesBelow(folder, 'ts')).filter((source) => /(?<!\.d)\.[cm]?ts$/.test(source))
+  const scripts = new Set(sources.map((source) => join('dist', source.replace(/ts$/, 'js'))))
   // What was compiled from a file that is gone would still be packed, or run as a spec.
   for (const output of filesBelow('dist', '')) {
-    if (/\.(js|d\.ts|js\.map)$/.test(output) && !stems.has(output.slice('dist/'.length).replace(/\.(js|d\.ts|js\.map)$/, ''))) rmSync(at(output))
+    const script = output.replace(/\.map$/, '').replace(/\.d\.([cm]?)ts$/, '.$1js')
+    if (/\.[cm]?js$/.test(script) && !scripts.has(script)) rmSync(at(output))
   }
   // The compiler's own record says nothing about outputs that somebody removed.
   const record = join('dist', '.tsbuildinfo')
-  const excluded = join('lib', 'keys', 'kernel', 'assembly')
-  const complete = [...stems].every((stem) => stem.startsWith(excluded) || existsSync(at('dist', `${stem}.js`)))
+  const excluded = join('dist', 'lib', 'keys', 'kernel', 'assembly')
+  const complete = [...scripts].every((script) => script.startsWith(excluded) || existsSync(at(script)))
   if (force || !complete) rmSync(at(record), { force: true })
   run('the TypeScript compiler', process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '--incremental', '--tsBuildInfoFile', record])
 }

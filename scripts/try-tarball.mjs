@@ -58,7 +58,7 @@ try {
   check('everything that is needed is packed', () => {
     const needed = [
       'LICENSE', 'README.md', 'package.json', 'binding.gyp', 'addon/addon.cc', 'schemas/config.schema.json', 'dist/lib/index.js', 'dist/lib/index.d.ts',
-      'dist/lib/cli/main.js', 'dist/workers/worker.js', binary.slice(installed.length + 1)
+      'dist/lib/cli/main.js', 'dist/workers/worker.js', 'dist/workers/entry.cjs', binary.slice(installed.length + 1)
     ]
     const missing = needed.filter((file) => !files.includes(file))
     assert(missing.length === 0, `missing: ${missing.join(', ')}`)
@@ -66,7 +66,7 @@ try {
   })
   check('nothing else is packed', () => {
     const allowed = [
-      /^(LICENSE|README\.md|package\.json|binding\.gyp)$/, /^dist\/(lib|workers)\/[\w./-]+\.(js|js\.map|d\.ts)$/, /^schemas\/[\w.-]+\.json$/, /^docs\/[\w./-]+\.md$/,
+      /^(LICENSE|README\.md|package\.json|binding\.gyp)$/, /^dist\/(lib|workers)\/[\w./-]+\.([cm]?js|[cm]?js\.map|d\.[cm]?ts)$/, /^schemas\/[\w.-]+\.json$/, /^docs\/[\w./-]+\.md$/,
       /^addon\/(?!test\/)[\w./-]+\.(cc|h)$/, /^prebuilds\/[\w-]+\/hicache_nixl\.node$/
     ]
     const odd = files.filter((file) => !allowed.some((pattern) => pattern.test(file)) || /spec|fixture/.test(file))
@@ -74,7 +74,8 @@ try {
     assert(files.filter((file) => file.endsWith('.node')).length === 1, 'there must be one binary')
   })
   check('every compiled file has its source', () => {
-    const stale = files.filter((file) => file.endsWith('.js')).filter((file) => !existsSync(join(root, file.slice('dist/'.length).replace(/\.js$/, '.ts'))))
+    const compiled = files.filter((file) => /\.[cm]?js$/.test(file))
+    const stale = compiled.filter((file) => !existsSync(join(root, file.slice('dist/'.length).replace(/js$/, 'ts'))))
     assert(stale.length === 0, `compiled from sources that are gone: ${stale.join(', ')}`)
   })
   check('no packed file names a place of the machine that packed it', () => {

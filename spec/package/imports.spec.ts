@@ -6,8 +6,8 @@ import { expect } from 'chai'
 import { filesBelow, importsOf, manifest, packageOf, ROOT, text } from './checkout.js'
 
 /** What is installed from the package: the compiled library and its worker. */
-const compiled = ['dist/lib', 'dist/workers'].flatMap(folder => filesBelow(folder, '.js').map(file => join(folder, file)))
-const sources = ['lib', 'workers'].flatMap(folder => filesBelow(folder, '.ts').map(file => join(folder, file)))
+const compiled = ['dist/lib', 'dist/workers'].flatMap(folder => filesBelow(folder, 'js').map(file => join(folder, file)))
+const sources = ['lib', 'workers'].flatMap(folder => filesBelow(folder, 'ts').map(file => join(folder, file)))
 
 /** Who may import whom, by the folder below lib: arrows run one way, and the command line stands on top of the public surface. */
 const ARROWS: Readonly<Record<string, readonly string[]>> = {
@@ -52,7 +52,7 @@ describe('imports of what is packed', () => {
   })
 
   it('need types of dependencies and of Node only', () => {
-    const declarations = ['dist/lib', 'dist/workers'].flatMap(folder => filesBelow(folder, '.d.ts').map(file => join(folder, file)))
+    const declarations = ['dist/lib', 'dist/workers'].flatMap(folder => filesBelow(folder, 'ts').map(file => join(folder, file)))
     const wrong = declarations.flatMap(file => importsOf(text(file)).map(packageOf).filter(name => name !== null && !(name in manifest.dependencies)).map(name => `${file}: ${String(name)}`))
     expect(wrong).to.deep.equal([])
   })
