@@ -182,7 +182,7 @@ export function hashPages(pageBytes: i32, pages: i32, chained: i32): void {
     if (page > 0) {
       for (let i: i32 = 0; i < 32; i += 4) storeWord(at - 32 + i, loadWord(digest - 32 + i))
     }
-    if (page > 0 || chained != 0) sha256(at - 32, pageBytes + 32, digest)
+    if (page > 0 || chained !== 0) sha256(at - 32, pageBytes + 32, digest)
     else sha256(at, pageBytes, digest)
     at += pageBytes
   }
@@ -262,7 +262,7 @@ function blake2bBlock(message: i32, counter: i32, last: i32): void {
     storeWord(VECTOR + 64 + i, loadWord(INITIAL + i))
   }
   storeWord(VECTOR + 96, loadWord(VECTOR + 96) ^ counter)
-  if (last != 0) {
+  if (last !== 0) {
     storeWord(VECTOR + 112, ~loadWord(VECTOR + 112))
     storeWord(VECTOR + 116, ~loadWord(VECTOR + 116))
   }
