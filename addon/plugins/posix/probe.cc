@@ -36,7 +36,7 @@ constexpr Magic magics[] = {
     {0x794C7630, "overlay"},  {0xF2F52010, "f2fs"},     {0x2FC12FC1, "zfs"},    {0x00C36400, "ceph"},    {0x0BD00BD0, "lustre"},
     {0x47504653, "gpfs"},     {0x61756673, "aufs"},     {0x52654973, "reiserfs"}, {0x3153464A, "jfs"},   {0x4D44, "msdos"},
     {0x2011BAB0, "exfat"},    {0x5346544E, "ntfs"},     {0x73717368, "squashfs"}, {0x9660, "iso9660"},   {0x564C, "ncp"},
-    {0x19830326, "fhgfs"},    {0x5DCA2DF5, "sdcardfs"}, {0xCA451A4E, "bcachefs"}, {0x6A656A63, "virtiofs"},
+    {0x19830326, "fhgfs"},    {0x5DCA2DF5, "sdcardfs"}, {0xCA451A4E, "bcachefs"}, {0x6A656A63, "virtiofs"}, {0x9FA0, "proc"},
 };
 
 std::string unescaped(const std::string& text) {
