@@ -5,6 +5,7 @@ import { loadAddon } from '../../lib/transfer/load-addon.js'
 import type { HiCacheNixl } from '../../lib/index.js'
 import { bytes, fill, same, tensor } from '../support/content.js'
 import { flipByte, pagePath } from '../support/page-files.js'
+import { skipLoudly } from '../support/planned-faults.js'
 import { rejection } from '../support/rejection.js'
 import { MIB, workbench } from '../support/workbench.js'
 
@@ -25,14 +26,14 @@ for (const { engine, place, parent, useDirectIo } of CASES) {
     let cache: HiCacheNixl
     let storageDir: string
     before(async function () {
-      if (!existsSync(parent)) this.skip() // A system without this file system.
+      if (!existsSync(parent)) skipLoudly(this, `there is no ${parent} here`)
       const report = (await loadAddon().probeEngines()).find(({ name }) => name === engine)!
       if (report.usable) return
       // Where the system forbids an engine, opening says so, and that is all there is to see of it.
       const error = await rejection(bench.open({ engine }), 'ERR_PLUGIN_UNAVAILABLE')
       expect(error.message).to.include(report.reason)
       await bench.clear()
-      this.skip()
+      skipLoudly(this, `${engine} cannot be used here: ${report.reason}`)
     })
     beforeEach(async () => {
       storageDir = await bench.directory(parent)

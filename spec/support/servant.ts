@@ -16,6 +16,9 @@ export type ServantCommand =
   | { readonly do: 'start'; readonly keys: readonly string[]; readonly bytes: number }
 export type ServantAnswer = { readonly id: number; readonly value: unknown } | { readonly id: number; readonly error: { code: string; message: string } }
 
+/** The id of the first message: from then on it listens. */
+const READY = -1
+
 let cache: HiCacheNixl | undefined
 
 async function serve(command: ServantCommand): Promise<unknown> {
@@ -41,5 +44,7 @@ function listen(message: { readonly id: number; readonly command: ServantCommand
   )
 }
 
-if (isMainThread) process.on('message', message => listen(message as never, answer => process.send!(answer)))
-else parentPort!.on('message', message => listen(message as never, answer => parentPort!.postMessage(answer)))
+const say: (answer: ServantAnswer) => void = isMainThread ? answer => { process.send!(answer) } : answer => { parentPort!.postMessage(answer) }
+;(isMainThread ? process : parentPort!).on('message', (message: unknown) => { listen(message as never, say) })
+// A cluster worker loses what is sent to it before somebody listens.
+say({ id: READY, value: 'ready' })

@@ -4,6 +4,8 @@ import { Worker } from 'node:worker_threads'
 import type { ServantAnswer, ServantCommand } from './servant.js'
 import type { Workbench } from './workbench.js'
 
+/** As in servant.ts, which serves whoever imports it. */
+const READY = -1
 export const SERVANT = fileURLToPath(new URL('./servant.js', import.meta.url))
 
 interface Line { send(message: unknown): void; on(hear: (answer: ServantAnswer) => void): void; onEnd(hear: (how: string) => void): void }
@@ -12,10 +14,14 @@ interface Line { send(message: unknown): void; on(hear: (answer: ServantAnswer) 
 export class Servant {
   readonly #line: Line
   readonly #waiting = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>()
+  readonly #ready: Promise<void>
   #ids = 0
 
   constructor(line: Line) {
     this.#line = line
+    this.#ready = new Promise((resolve, reject) => { this.#waiting.set(READY, { resolve, reject }) })
+    // Whoever asks hears of it.
+    this.#ready.catch(() => {})
     line.on(answer => {
       const waiting = this.#waiting.get(answer.id)
       this.#waiting.delete(answer.id)
@@ -29,6 +35,7 @@ export class Servant {
   }
 
   async ask<T>(command: ServantCommand): Promise<T> {
+    await this.#ready
     return await new Promise<T>((resolve, reject) => {
       const id = this.#ids++
       this.#waiting.set(id, { resolve, reject })

@@ -1,0 +1,84 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { expect } from 'chai'
+import { HiCacheNixl } from '../../lib/index.js'
+import { bytes, same } from '../support/content.js'
+import { until } from '../support/planned-faults.js'
+import { MIB, workbench } from '../support/workbench.js'
+
+const descriptors = (): number => readdirSync('/proc/self/fd').length
+const threads = (): number => readdirSync('/proc/self/task').length
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
+/** What the process takes once nothing is left to collect; finalizers run in turns of their own. */
+async function residentBytes(): Promise<number> {
+  for (let i = 0; i < 4; i++) {
+    collect()
+    await new Promise(resolve => { setImmediate(resolve) })
+  }
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
+}
+
+describe('steady state', () => {
+  const bench = workbench()
+  const KEYS = Array.from({ length: 50 }, (_, i) => `key-${i}`)
+  const PAGES = KEYS.map(key => bytes(5000, key))
+  const OTHERS = KEYS.map(key => bytes(5000, `other ${key}`))
+
+  /** 500 operations of every kind. */
+  async function round(cache: HiCacheNixl, i: number): Promise<void> {
+    const pages = i % 2 === 0 ? PAGES : OTHERS
+    const stored = await Promise.all([cache.batchSet(KEYS.slice(0, 25), pages.slice(0, 25)), ...KEYS.slice(25).map((key, k) => cache.set(key, pages[25 + k]!))])
+    expect(stored.flat().every(Boolean)).to.equal(true)
+    const [own, into, arena] = await Promise.all([
+      cache.batchGet(KEYS), cache.batchGet(KEYS, KEYS.map(() => new Uint8Array(5000))), Promise.all(KEYS.map(key => cache.getInArena(key)))
+    ])
+    KEYS.forEach((key, k) => {
+      expect(same(own[k]!, pages[k]!) && same(into[k]!, pages[k]!) && same(arena[k]!, pages[k]!), key).to.equal(true)
+      arena[k]!.release()
+    })
+    expect(await cache.batchExists(KEYS)).to.equal(50)
+    // Calls that end otherwise: misses, deadlines that do not pass, signals that have fired, refused arguments.
+    await Promise.all(KEYS.map(key => cache.get(`no-${key}`)))
+    await Promise.all(KEYS.map(key => cache.get(key, { signal: AbortSignal.abort() })))
+    await Promise.all(KEYS.map(key => cache.set(key, new Uint8Array(0)).catch(() => {})))
+    await Promise.all(KEYS.map(key => cache.delete(`no-${key}`)))
+    const tensors = KEYS.slice(0, 20).map(() => cache.allocate({ dtype: 'uint8', shape: [4096] }))
+    await cache.batchSet(KEYS.slice(0, 20).map(key => `t-${key}`), tensors)
+    for (const tensor of tensors) tensor.release()
+    await Promise.all(KEYS.slice(0, 20).map(key => cache.stat(key)))
+  }
+
+  it('10,000 operations leave descriptors, threads, arena and memory as they were', async () => {
+    const cache = await bench.open()
+    for (let i = 0; i < 10; i++) await round(cache, i)
+    const before = { descriptors: descriptors(), threads: threads() }
+    const resident = [await residentBytes()]
+    for (let half = 0; half < 2; half++) {
+      for (let i = 0; i < 10; i++) await round(cache, i)
+      resident.push(await residentBytes())
+    }
+    await cache.flush()
+    await until(() => descriptors() <= before.descriptors && threads() <= before.threads, 'descriptors and threads are as many as before')
+    expect(cache.stats()).to.include({ arena_used_bytes: 0, arena_held_bytes: 0, arena_quarantined_bytes: 0, in_flight_requests: 0, in_flight_bytes: 0, queued_requests: 0, queued_bytes: 0 })
+    // What leaks does so in both halves; the heaps of three isolates grow once in a while. 2 KiB an operation would be 10 MiB in each.
+    expect(Math.min(resident[1]! - resident[0]!, resident[2]! - resident[1]!), `resident bytes: ${resident.join(', ')}`).to.be.below(10 * MIB)
+  }).timeout(60_000)
+  it('opening and closing leaves nothing behind', async () => {
+    const storageDir = await bench.directory()
+    const cycle = async (): Promise<void> => {
+      const cache = await HiCacheNixl.open({ storageDir, arenaBytes: 16 * MIB, env: {} })
+      const registration = cache.registerMemPoolHost({ buffer: new SharedArrayBuffer(8192), pageBytes: 4096, pageCount: 2 })
+      await cache.batchSetV1(['a', 'b'], [0, 1])
+      registration.release()
+      await cache.close()
+    }
+    for (let i = 0; i < 3; i++) await cycle()
+    const before = { descriptors: descriptors(), threads: threads(), resident: await residentBytes() }
+    for (let i = 0; i < 8; i++) await cycle()
+    await until(() => descriptors() <= before.descriptors && threads() <= before.threads, 'descriptors and threads are as many as before')
+    // An arena of 16 MiB that stayed each time would be 128 MiB.
+    expect(await residentBytes() - before.resident, 'resident bytes').to.be.below(64 * MIB)
+  }).timeout(60_000)
+})
