@@ -292,18 +292,19 @@ Outcome PageStore::write(const PageName& page, std::string_view meta, const Memo
     block += block_bytes;
   }
 
-  // What is there already?
+  // What is there already? It stays open until its successor has its name: the last close frees its blocks, and were that the rename's, it would happen with the
+  // folder, and for a rename between folders the whole file system, locked against everybody else (measured: 2 to 5 ms instead of 35 us).
   bool exists = false;
+  UniqueFd old;
   {
-    UniqueFd fd;
     struct stat status;
-    const int error = open_page(page.name, O_RDONLY, fd, status);
+    const int error = open_page(page.name, O_RDONLY, old, status);
     // What cannot be opened or is no file is replaced, if the rename is allowed.
     exists = error == 0 || error == EACCES || error == EPERM || error == ELOOP || error == EINVAL || error == ENXIO;
     if (error != 0 && !exists && error != ENOENT) return Outcome::failed(error);
     if (error == 0) {
       Record record;
-      const int result = read_record_block(fd.get(), static_cast<uint64_t>(status.st_size), false, page.name, block);
+      const int result = read_record_block(old.get(), static_cast<uint64_t>(status.st_size), false, page.name, block);
       if (result < 0 && result != -ENODATA && result != -EIO) return Outcome::failed(-result);
       const RecordState state = result == 0 ? decode_record(block, record) : RecordState::none;
       if (state == RecordState::newer) return Outcome::failed(EPROTONOSUPPORT);
