@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,13 +24,64 @@ namespace {
 // A mount that has not answered after this long does not keep a process from ending.
 constexpr unsigned probe_release_ms = 10000;
 
+bool path_argument(const Napi::CallbackInfo& info, const char* function, std::string& path) {
+  path = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+  if (!path.empty() && path.find('\0') == std::string::npos) return true;
+  throw_argument(info.Env(), std::string(function) + " needs a path.");
+  return false;
+}
+
+Napi::Value make(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  if (!path_argument(info, "makeDirectory", path)) return env.Undefined();
+  struct Answer {
+    MadeDirectory made;
+    std::string failed_call;
+    int error = 0;
+  };
+  auto answer = std::make_shared<Answer>();
+  return run_in_background(
+      env, [answer, path] { answer->error = make_directory(path, answer->made, answer->failed_call); },
+      [answer, path](Out& out, const Deferred& deferred) {
+        if (answer->error != 0) return deferred.reject(out, out.system_error(answer->error, answer->failed_call + " of " + path));
+        const napi_value told = out.object();
+        out.set(told, "realPath", out.string(answer->made.real_path));
+        out.set(told, "directory", out.boolean(answer->made.directory));
+        out.set(told, "ownerUid", out.number(answer->made.owner_uid));
+        out.set(told, "linkUid", out.number(answer->made.link_uid));
+        deferred.resolve(out, told);
+      },
+      Napi::Value(), probe_release_ms);
+}
+
+Napi::Value usage(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  if (!path_argument(info, "usageOf", path)) return env.Undefined();
+  struct Answer {
+    struct statfs status;
+    int error = 0;
+  };
+  auto answer = std::make_shared<Answer>();
+  return run_in_background(
+      env, [answer, path] { answer->error = ::statfs(path.c_str(), &answer->status) == 0 ? 0 : errno; },
+      [answer, path](Out& out, const Deferred& deferred) {
+        if (answer->error != 0) return deferred.reject(out, out.system_error(answer->error, "statfs of " + path));
+        const struct statfs& status = answer->status;
+        const auto unit = static_cast<double>(status.f_frsize > 0 ? status.f_frsize : status.f_bsize);
+        const napi_value told = out.object();
+        out.set(told, "usedBytes", out.number(static_cast<double>(status.f_blocks - status.f_bfree) * unit));
+        out.set(told, "availableBytes", out.number(static_cast<double>(status.f_bavail) * unit));
+        deferred.resolve(out, told);
+      },
+      Napi::Value(), probe_release_ms);
+}
+
 Napi::Value probe(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  std::string path = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
-  if (path.empty() || path.find('\0') != std::string::npos) {
-    throw_argument(env, "probeDirectory needs a path.");
-    return env.Undefined();
-  }
+  std::string path;
+  if (!path_argument(info, "probeDirectory", path)) return env.Undefined();
   struct Answer {
     DirectoryReport report;
     std::string failed_call;
@@ -100,42 +152,74 @@ Locks& locks() {
   return *the_locks;
 }
 
-Napi::Value try_lock(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const std::string path = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
-  if (path.empty() || path.find('\0') != std::string::npos) {
-    throw_argument(env, "tryLock needs a path.");
-    return env.Undefined();
-  }
+// The descriptor, -1 when somebody else holds it, or -errno - 1 (`failed_call` names what failed).
+int lock_file(const std::string& path, const char*& failed_call) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
-  if (!fd) {
-    make_system_error(env, errno, "opening the lock file " + path).ThrowAsJavaScriptException();
-    return env.Undefined();
-  }
+  failed_call = "opening the lock file ";
+  if (!fd) return -errno - 1;
   int result;
   do {
     result = ::flock(fd.get(), LOCK_EX | LOCK_NB);
   } while (result != 0 && errno == EINTR);
-  if (result != 0 && errno == EWOULDBLOCK) return Napi::Number::New(env, -1);
-  if (result != 0) {
-    make_system_error(env, errno, "locking " + path).ThrowAsJavaScriptException();
-    return env.Undefined();
-  }
+  if (result != 0 && errno == EWOULDBLOCK) return -1;
+  failed_call = "locking ";
+  if (result != 0) return -errno - 1;
   std::lock_guard lock(locks().mutex);
   locks().held.insert(fd.get());
-  return Napi::Number::New(env, fd.release());
+  return fd.release();
+}
+
+bool forget_lock(const Napi::CallbackInfo& info, const char* function, int& descriptor) {
+  const double number = info.Length() > 0 && info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : -1;
+  std::lock_guard lock(locks().mutex);
+  const bool known = number >= 0 && number <= INT32_MAX && std::floor(number) == number && locks().held.erase(static_cast<int>(number)) > 0;
+  if (known) descriptor = static_cast<int>(number);
+  else throw_argument(info.Env(), std::string(function) + " needs a descriptor that tryLock or lockFile gave.");
+  return known;
+}
+
+Napi::Value try_lock(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  std::string path;
+  if (!path_argument(info, "tryLock", path)) return env.Undefined();
+  const char* failed_call = "";
+  const int result = lock_file(path, failed_call);
+  if (result >= -1) return Napi::Number::New(env, result);
+  make_system_error(env, -result - 1, failed_call + path).ThrowAsJavaScriptException();
+  return env.Undefined();
 }
 
 Napi::Value unlock(const Napi::CallbackInfo& info) {
+  int descriptor = -1;
+  if (forget_lock(info, "unlock", descriptor)) ::close(descriptor);
+  return info.Env().Undefined();
+}
+
+Napi::Value lock_in_background(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const double number = info.Length() > 0 && info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : -1;
-  std::lock_guard lock(locks().mutex);
-  if (number < 0 || number > INT32_MAX || std::floor(number) != number || locks().held.erase(static_cast<int>(number)) == 0) {
-    throw_argument(env, "unlock needs a descriptor that tryLock gave.");
-    return env.Undefined();
-  }
-  ::close(static_cast<int>(number));
-  return env.Undefined();
+  std::string path;
+  if (!path_argument(info, "lockFile", path)) return env.Undefined();
+  struct Answer {
+    const char* failed_call = "";
+    int result = -1;
+  };
+  auto answer = std::make_shared<Answer>();
+  return run_in_background(
+      env, [answer, path] { answer->result = lock_file(path, answer->failed_call); },
+      [answer, path](Out& out, const Deferred& deferred) {
+        if (answer->result < -1) return deferred.reject(out, out.system_error(-answer->result - 1, answer->failed_call + path));
+        deferred.resolve(out, out.number(answer->result));
+      },
+      Napi::Value(), probe_release_ms);
+}
+
+// Closing, too, asks the file system, which may hang.
+Napi::Value unlock_in_background(const Napi::CallbackInfo& info) {
+  int descriptor = -1;
+  if (!forget_lock(info, "unlockFile", descriptor)) return info.Env().Undefined();
+  return run_in_background(
+      info.Env(), [descriptor] { ::close(descriptor); }, [](Out& out, const Deferred& deferred) { deferred.resolve(out, out.undefined()); }, Napi::Value(),
+      probe_release_ms);
 }
 
 Napi::Value cancel(const Napi::CallbackInfo& info) {
@@ -198,6 +282,10 @@ Napi::Value clear_faults(const Napi::CallbackInfo& info) {
 void export_system(Napi::Env env, Napi::Object exports) {
   exports.Set("probeDirectory", Napi::Function::New(env, probe, "probeDirectory"));
   exports.Set("probeEngines", Napi::Function::New(env, probe_engines, "probeEngines"));
+  exports.Set("makeDirectory", Napi::Function::New(env, make, "makeDirectory"));
+  exports.Set("usageOf", Napi::Function::New(env, usage, "usageOf"));
+  exports.Set("lockFile", Napi::Function::New(env, lock_in_background, "lockFile"));
+  exports.Set("unlockFile", Napi::Function::New(env, unlock_in_background, "unlockFile"));
   exports.Set("tryLock", Napi::Function::New(env, try_lock, "tryLock"));
   exports.Set("unlock", Napi::Function::New(env, unlock, "unlock"));
   exports.Set("cancel", Napi::Function::New(env, cancel, "cancel"));

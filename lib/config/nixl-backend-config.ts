@@ -34,6 +34,8 @@ export interface NixlBackendConfigInput {
   /** The caller's choice of the POSIX plugin's engine; stronger than the use_* keys. */
   readonly engine?: PosixEngine | undefined
   readonly overrides?: NixlBackendOverrides | undefined
+  /** Where the absolute path of a storage directory leads. Default: the file system is asked, which holds the thread up on a mount that hangs. */
+  readonly realPath?: ((path: string) => string) | undefined
 }
 
 /** The engine that the use_* keys of plugin.posix ask for. */
@@ -240,7 +242,7 @@ function load(input: NixlBackendConfigInput, problems: ConfigProblems): Loaded {
 
   const merged = new Map([...environment.top, ...top, ...overrides])
   checkWatermarks(merged, problems)
-  const directories = storageDirectories(merged.get('storage_dir'), problems)
+  const directories = storageDirectories(merged.get('storage_dir'), problems, input.realPath)
   return {
     source: source.description,
     selector: { plugin: selected as PluginName | 'auto', from: selectorOption !== undefined ? 'option' : selector?.origin.layer ?? 'default' },
@@ -318,13 +320,13 @@ function checkEndpoint(endpoint: Setting | undefined, problems: ConfigProblems):
   problems.add(endpoint.origin, 'expected an address without credentials, found one with an @ (which is not shown): give access_key and secret_key instead')
 }
 
-function storageDirectories(setting: Setting | undefined, problems: ConfigProblems): Pick<Loaded, 'storageDirs' | 'storageDirSource'> {
+function storageDirectories(setting: Setting | undefined, problems: ConfigProblems, realPath?: (path: string) => string): Pick<Loaded, 'storageDirs' | 'storageDirSource'> {
   const value = setting === undefined ? TOP_LEVEL_KEYS.get('storage_dir')!.default : setting.value
   const layer = setting?.origin.layer
   const storageDirSource = layer === undefined ? 'default' : layer === 'configuration' ? 'config' : layer
   // A value that is not a list of paths has its problem already.
   const paths = Array.isArray(value) && value.every((path) => typeof path === 'string' && path !== '' && !path.includes('\0')) ? value as string[] : []
-  const same = sameDirectories(paths)
+  const same = sameDirectories(paths, realPath)
   if (same !== undefined && setting !== undefined) {
     problems.add(setting.origin, `expected directories that differ, found ${describeFound(same.first)} and ${describeFound(same.second)}, which are both ${describeFound(same.realPath)}`)
   }

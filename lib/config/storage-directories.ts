@@ -12,14 +12,17 @@ export function realPathOf(path: string): string {
   }
 }
 
-/** The first two directories that are one and the same, or undefined. One directory under two names would hold two caches' worth of keys. */
-export function sameDirectories(paths: readonly string[]): { first: string; second: string; realPath: string } | undefined {
+/**
+ * The first two directories that are one and the same, or undefined. One directory under two names would hold two caches' worth of keys.
+ * `realPath` says where an absolute path leads.
+ */
+export function sameDirectories(paths: readonly string[], realPath: (path: string) => string = realPathOf): { first: string; second: string; realPath: string } | undefined {
   const seen = new Map<string, string>()
   for (const path of paths) {
-    const realPath = realPathOf(path)
-    const first = seen.get(realPath)
-    if (first !== undefined) return { first, second: path, realPath }
-    seen.set(realPath, path)
+    const real = realPath(resolve(path))
+    const first = seen.get(real)
+    if (first !== undefined) return { first, second: path, realPath: real }
+    seen.set(real, path)
   }
   return undefined
 }

@@ -4,7 +4,7 @@ import { stat as statFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../error.js'
-import { NixlBackendConfig } from '../config/nixl-backend-config.js'
+import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
 import { KeyNames, RESERVED_PREFIX } from '../keys/index.js'
 import { Arena } from '../memory/arena.js'
 import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
@@ -114,7 +114,7 @@ export class HiCacheNixl implements AsyncDisposable {
     checkOpenOptions(options)
     const names = new KeyNames(options)
     const { plugin, env } = options
-    const config = NixlBackendConfig.load({
+    const input: NixlBackendConfigInput = {
       config: options.config, env, plugin, engine: options.engine,
       overrides: {
         storageDir: options.storageDir, storageLayout: options.storageLayout, directoryScheme: options.directoryScheme, modelName: options.modelName,
@@ -122,7 +122,9 @@ export class HiCacheNixl implements AsyncDisposable {
         arenaBytes: options.arenaBytes, inFlightBytesMax: options.inFlightBytesMax, whenFull: options.whenFull, timeoutMs: options.timeoutMs,
         acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo
       }
-    })
+    }
+    // As they are written: a mount that hangs must not hold this thread up. Where they lead is asked once all have answered.
+    const config = NixlBackendConfig.load({ ...input, realPath: path => path })
     if (config.options.storageLayout === 'segment') {
       throw new HiCacheError('ERR_CONFIG', 'storage_layout "segment" is not in this version: take "file", or leave it out.')
     }
@@ -130,7 +132,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const selection = await NixlBackendSelection.select(config, addon)
     const logger = options.logger ?? silentLogger
     const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
-    checkDistinct(directories)
+    checkDistinct(config, directories, input)
     throwIfAborted(options.signal)
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
     return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger })
@@ -782,15 +784,18 @@ export class HiCacheNixl implements AsyncDisposable {
   }
 
   async #sweep(): Promise<number> {
-    let removed = 0
-    for (let directory = 0; directory < this.directories.length; directory++) {
-      if (!this.directories[directory]!.writable) continue
+    // Each for itself: one that hangs does not keep the others from being swept.
+    const swept = await Promise.all(this.directories.map(async ({ writable }, directory) => {
+      if (!writable) return 0
+      let removed = 0
       // In the directory itself a probe may have left something; a flat one is full of pages, and is not listed for that.
       for (const folder of this.#layout.scheme === 'flat' ? [TEMPORARY_FOLDER] : [TEMPORARY_FOLDER, '']) {
         if (this.#stage !== 'open') return removed
         removed += await this.#pool.sweep(directory, folder)
       }
-    }
+      return removed
+    }))
+    const removed = swept.reduce((sum, one) => sum + one, 0)
     if (removed > 0) {
       this.#metrics.count('leftovers_removed', removed)
       this.#logger.info('Removed temporaries that dead writers left.', { removed })
@@ -817,8 +822,7 @@ export class HiCacheNixl implements AsyncDisposable {
   async #close(graceMs: number): Promise<void> {
     this.#stage = 'closing'
     this.#health.closing()
-    await this.#cleaner.stop()
-    await settledWithin(this.#batcher.idle(), graceMs)
+    await settledWithin(Promise.all([this.#cleaner.stop(), this.#batcher.idle()]), graceMs)
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
@@ -904,13 +908,10 @@ function pinned(owner: Pinnable, memory: RequestMemory): Place {
 /** Memory that the kernel never gave back. */
 const LEAKED = new Set<object>()
 
-function checkDistinct(directories: readonly DirectoryReport[]): void {
-  const seen = new Map<string, string>()
-  for (const { path, realPath } of directories) {
-    const other = seen.get(realPath)
-    if (other !== undefined) throw new HiCacheError('ERR_CONFIG', `The storage directories ${other} and ${path} are the same: ${realPath}.`)
-    seen.set(realPath, path)
-  }
+/** Throws when two directories lead to one place, and says which and where they were named. */
+function checkDistinct(config: NixlBackendConfig, directories: readonly DirectoryReport[], input: NixlBackendConfigInput): void {
+  const realPaths = new Map(config.storageDirs.map((path, i) => [path, directories[i]!.realPath]))
+  if (new Set(realPaths.values()).size < realPaths.size) NixlBackendConfig.load({ ...input, realPath: path => realPaths.get(path) ?? path })
 }
 
 function missReason(status: number): MissReason | null {
@@ -971,8 +972,8 @@ function checkBytes(bytes: number): void {
   if (!Number.isFinite(bytes) || bytes < 0) throw new HiCacheError('ERR_ARGUMENT', `bytes is a number from 0; got ${describe(bytes)}.`)
 }
 
-async function settledWithin(work: Promise<void>, ms: number): Promise<void> {
+async function settledWithin(work: Promise<unknown>, ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
-  await Promise.race([work, new Promise<void>(resolve => { timer = setTimeout(resolve, ms) })])
+  await Promise.race([work, new Promise(resolve => { timer = setTimeout(resolve, ms) })])
   clearTimeout(timer)
 }

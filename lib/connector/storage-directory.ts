@@ -1,4 +1,3 @@
-import { lstat, mkdir, realpath, stat } from 'node:fs/promises'
 import { HiCacheError } from '../error.js'
 import type { DirectoryReport, NativeAddon } from '../transfer/native-binding.js'
 
@@ -17,19 +16,18 @@ export async function openStorageDirectory(path: string, addon: NativeAddon, sig
 
 async function prepare(path: string, addon: NativeAddon): Promise<DirectoryReport> {
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 })
+    // Not by node:fs: a thread of libuv's that hangs keeps the whole process from its end.
+    const { realPath, directory, ownerUid, linkUid } = await addon.makeDirectory(path)
     const uid = process.geteuid?.() ?? 0
-    const own = await lstat(path)
-    const target = own.isSymbolicLink() ? await stat(path) : own
-    if (!target.isDirectory()) throw new HiCacheError('ERR_CONFIG', `The storage directory ${path} is not a directory.`)
-    for (const [what, { uid: owner }] of [['link', own], ['directory', target]] as const) {
+    if (!directory) throw new HiCacheError('ERR_CONFIG', `The storage directory ${path} is not a directory.`)
+    for (const [what, owner] of [['link', linkUid], ['directory', ownerUid]] as const) {
       if (owner !== uid) {
         throw new HiCacheError('ERR_CONFIG',
-          `The storage ${own === target ? 'directory' : what} ${path} belongs to user ${owner}, and this process runs as user ${uid}: ` +
+          `The storage ${linkUid === ownerUid ? 'directory' : what} ${path} belongs to user ${owner}, and this process runs as user ${uid}: ` +
           'whoever owns it can change pages. Take a directory of your own, or change its owner.')
       }
     }
-    return await addon.probeDirectory(await realpath(path))
+    return await addon.probeDirectory(realPath)
   } catch (cause) {
     if (HiCacheError.is(cause)) throw cause
     const { code, message } = cause as NodeJS.ErrnoException

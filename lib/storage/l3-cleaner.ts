@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import { statfs } from 'node:fs/promises'
 import { RESERVED_PREFIX, pageGroup } from '../keys/index.js'
 import type { Metrics } from '../observe/metrics.js'
 import type { Logger } from '../observe/logger.js'
@@ -18,6 +17,8 @@ const TOUCHED_KEYS_MAX = 262_144
 const GIB = 2 ** 30
 /** Pages of the Python connector, which carry no record: a page hash and a suffix. */
 const PAGE_NAME = /^[0-9a-f]{64}_/
+
+const NOTHING = { pages: 0, bytes: 0 }
 
 export interface CleanerOptions {
   readonly settings: {
@@ -53,11 +54,12 @@ export class L3Cleaner {
   readonly #ownBytes: number[]
   readonly #countedAt: number[]
   #timer: NodeJS.Timeout | null = null
-  #running: Promise<{ pages: number; bytes: number }> | null = null
+  readonly #running: (Promise<{ pages: number; bytes: number }> | null)[]
   #stopped = false
 
   constructor(options: CleanerOptions) {
     this.#o = options
+    this.#running = options.directories.map(() => null)
     this.#ownBytes = options.directories.map(() => -1)
     this.#countedAt = options.directories.map(() => 0)
   }
@@ -71,10 +73,11 @@ export class L3Cleaner {
     }, LOOK_EVERY_MS).unref()
   }
 
+  /** Resolves when no pass is under way any more: never, while a directory hangs in one. */
   async stop(): Promise<void> {
     this.#stopped = true
     if (this.#timer) clearInterval(this.#timer)
-    await this.#running?.catch(() => {})
+    await Promise.allSettled(this.#running)
   }
 
   /** A page of `bytes` was stored. It takes whole blocks, and one more for its record: with small pages that is a good part of it. */
@@ -94,34 +97,34 @@ export class L3Cleaner {
   }
 
   /** Looks at every directory once, and cleans where need be. Answers what was removed; nothing when the cleaner is not enabled. */
-  pass(): Promise<{ pages: number; bytes: number }> {
-    if (!this.#enabled || this.#stopped) return Promise.resolve({ pages: 0, bytes: 0 })
-    this.#running ??= this.#pass().finally(() => { this.#running = null })
-    return this.#running
+  async pass(): Promise<{ pages: number; bytes: number }> {
+    if (!this.#enabled || this.#stopped) return { pages: 0, bytes: 0 }
+    // Each for itself: one that hangs does not keep the others from being cleaned.
+    const removed = await Promise.all(this.#o.directories.map(({ writable }, directory) => writable ? this.#passOf(directory) : NOTHING))
+    this.#o.metrics.count('cleaner_passes')
+    return { pages: removed.reduce((sum, { pages }) => sum + pages, 0), bytes: removed.reduce((sum, { bytes }) => sum + bytes, 0) }
   }
 
-  async #pass(): Promise<{ pages: number; bytes: number }> {
-    const removed = { pages: 0, bytes: 0 }
-    for (let directory = 0; directory < this.#o.directories.length; directory++) {
-      const { realPath, writable } = this.#o.directories[directory]!
-      if (!writable || this.#stopped) continue
-      const lock = this.#o.addon.tryLock(join(realPath, `${RESERVED_PREFIX}-cleaner.lock`))
-      if (lock < 0) continue
-      try {
-        const { pages, bytes } = await this.#clean(directory)
-        removed.pages += pages
-        removed.bytes += bytes
-      } finally {
-        this.#o.addon.unlock(lock)
+  /** One at a time for each directory: who comes meanwhile gets the answer of the one that runs. */
+  #passOf(directory: number): Promise<{ pages: number; bytes: number }> {
+    return this.#running[directory] ??= this.#cleanLocked(directory).finally(() => { this.#running[directory] = null })
+  }
+
+  async #cleanLocked(directory: number): Promise<{ pages: number; bytes: number }> {
+    const { addon, directories, metrics, logger } = this.#o
+    const lock = await addon.lockFile(join(directories[directory]!.realPath, `${RESERVED_PREFIX}-cleaner.lock`))
+    if (lock < 0) return NOTHING
+    try {
+      const removed = await this.#clean(directory)
+      if (removed.pages > 0) {
+        metrics.count('cleaner_evicted_pages', removed.pages)
+        metrics.count('cleaner_evicted_bytes', removed.bytes)
+        logger.info('The l3 cleaner removed pages.', { directory: directories[directory]!.path, ...removed })
       }
+      return removed
+    } finally {
+      await addon.unlockFile(lock)
     }
-    if (removed.pages > 0) {
-      this.#o.metrics.count('cleaner_evicted_pages', removed.pages)
-      this.#o.metrics.count('cleaner_evicted_bytes', removed.bytes)
-      this.#o.logger.info('The l3 cleaner removed pages.', removed)
-    }
-    this.#o.metrics.count('cleaner_passes')
-    return removed
   }
 
   async #clean(directory: number): Promise<{ pages: number; bytes: number }> {
@@ -151,9 +154,9 @@ export class L3Cleaner {
   async #usage(directory: number): Promise<{ bytes: number; of: number }> {
     const { l3CleanerCapacityGb } = this.#o.settings
     if (l3CleanerCapacityGb === null) {
-      const { blocks, bavail, bfree, bsize } = await statfs(this.#o.directories[directory]!.realPath)
+      const { usedBytes, availableBytes } = await this.#o.addon.usageOf(this.#o.directories[directory]!.realPath)
       // What root keeps for itself is not there for the cache: as df counts it.
-      return { bytes: (blocks - bfree) * bsize, of: (blocks - bfree + bavail) * bsize }
+      return { bytes: usedBytes, of: usedBytes + availableBytes }
     }
     if (this.#ownBytes[directory]! < 0 || Date.now() - this.#countedAt[directory]! > COUNT_EVERY_MS) await this.#pages(directory)
     return { bytes: this.#ownBytes[directory]!, of: l3CleanerCapacityGb * GIB / this.#o.directories.length }

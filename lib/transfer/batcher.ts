@@ -121,14 +121,18 @@ export class Batcher {
         through.push(request)
         continue
       }
+      const lane = this.#lanes[request.directory]!
+      // It waited behind others, and in all that time its directory has answered none of them.
+      let silent = lane.requestsInFlight > 0 && lane.answeredAt < request.madeAt
       if (request.word < 0) {
         this.#leaveQueue(request)
       } else if (this.#o.words.cancel(request.word)) {
         // Called off before it began: nobody will touch its memory, whatever becomes of the rest of its batch.
-        this.#land(this.#lanes[request.directory]!, request, true)
-      } else if (failure === 'timeout') {
-        this.#o.onDirectory(request.directory, 'deadline')
+        this.#land(lane, request, true)
+      } else {
+        silent = true
       }
+      if (silent && failure === 'timeout') this.#o.onDirectory(request.directory, 'deadline')
       this.#settle(request, { failure, error: withKey(error, request) })
     }
     // Also for those that never begin: the agent then need not hold its answer back for them.
@@ -351,7 +355,10 @@ export class Batcher {
       }
       this.#deliver(request, result)
     }
-    if (answered) this.#o.onDirectory(lane.index, 'answered')
+    if (answered) {
+      lane.answeredAt = performance.now()
+      this.#o.onDirectory(lane.index, 'answered')
+    }
     this.#o.metrics.batch(metricsOp(requests[0]!.op), requests.length, bytes, (performance.now() - started) / 1000)
     this.#pump()
   }

@@ -13,6 +13,8 @@ export class DirectoryLane {
   bytesInFlight = 0
   requestsInFlight = 0
   batchesInFlight = 0
+  /** When an operation of this directory last came back by itself; performance.now(). */
+  answeredAt = 0
   readonly #foreground = new RequestQueue()
   readonly #background = new RequestQueue()
 

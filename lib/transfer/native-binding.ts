@@ -83,6 +83,16 @@ export interface DirectoryReport {
   readonly writable: boolean
 }
 
+export interface MadeDirectory {
+  /** The path after links are resolved. */
+  readonly realPath: string
+  /** Is it one? */
+  readonly directory: boolean
+  readonly ownerUid: number
+  /** The owner of the path itself, which may be a link. */
+  readonly linkUid: number
+}
+
 export interface EngineReport { readonly name: EngineName; readonly usable: boolean; readonly reason: string; readonly remedy: string }
 
 /** A planned failure for the specs; see addon/util/fault.h for the points. */
@@ -117,11 +127,18 @@ export interface NativeAddon {
   readonly crc64Kernel: string
   /** Tries the directory (which must exist) with real I/O, on a native thread. Rejects with an Error carrying `code` (errno name). */
   probeDirectory(path: string): Promise<DirectoryReport>
+  /** Makes the directory (0700), and those above it, where they are not there; on a native thread, as nothing else of Node may block on a mount that hangs. */
+  makeDirectory(path: string): Promise<MadeDirectory>
+  /** statfs, on a native thread. */
+  usageOf(path: string): Promise<{ readonly usedBytes: number; readonly availableBytes: number }>
   /** Really sets up and tears down each engine, on a native thread. */
   probeEngines(): Promise<EngineReport[]>
   /** A non-blocking exclusive flock on a file (created 0600). The descriptor, or -1 when somebody else holds it. Throws with `code` on failure. */
   tryLock(path: string): number
   unlock(descriptor: number): void
+  /** tryLock() and unlock() on a native thread, for directories that may hang. */
+  lockFile(path: string): Promise<number>
+  unlockFile(descriptor: number): Promise<void>
   /** Every live agent looks for words that are `cancelled` (their queued operations end now) or `cancelling` (the kernel is asked to let go). Any thread. */
   cancel(): void
   setFaults(faults: readonly Fault[]): void

@@ -193,4 +193,31 @@ int probe_directory(const std::string& path, DirectoryReport& report, std::strin
   return 0;
 }
 
+int make_directory(const std::string& path, MadeDirectory& made, std::string& failed_call) {
+  const auto fails = [&](const char* call) {
+    failed_call = call;
+    return errno;
+  };
+  for (size_t end = 1; end != std::string::npos;) {
+    end = path.find('/', end + 1);
+    // What is there is nobody's failure: not a directory, a file system that cannot be written. Whether it will do shows below.
+    const std::string part = path.substr(0, end);
+    struct stat there;
+    if (::stat(part.c_str(), &there) == 0) continue;
+    if (errno != ENOENT) return fails("stat");
+    if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) return fails("mkdir");
+  }
+  struct stat own, target;
+  if (::lstat(path.c_str(), &own) != 0) return fails("lstat");
+  if (::stat(path.c_str(), &target) != 0) return fails("stat");
+  made.directory = S_ISDIR(target.st_mode);
+  made.owner_uid = target.st_uid;
+  made.link_uid = own.st_uid;
+  char* const real = ::realpath(path.c_str(), nullptr);
+  if (real == nullptr) return fails("realpath");
+  made.real_path = real;
+  std::free(real);
+  return 0;
+}
+
 }  // namespace hicache

@@ -21,4 +21,14 @@ struct DirectoryReport {
 // Blocks. 0, or the errno of what failed (`failed_call` names it).
 int probe_directory(const std::string& path, DirectoryReport& report, std::string& failed_call);
 
+struct MadeDirectory {
+  std::string real_path;
+  bool directory = false;
+  uint32_t owner_uid = 0;
+  uint32_t link_uid = 0;  // the owner of the path itself; of the directory, when that is no link
+};
+
+// Makes the directory (0700) and those above it where they are not there. Blocks. 0, or the errno of what failed.
+int make_directory(const std::string& path, MadeDirectory& made, std::string& failed_call);
+
 }  // namespace hicache
