@@ -77,7 +77,7 @@ export class L3Cleaner {
   async stop(): Promise<void> {
     this.#stopped = true
     if (this.#timer) clearInterval(this.#timer)
-    await Promise.allSettled(this.#running)
+    await Promise.allSettled(this.#running.filter(pass => pass !== null))
   }
 
   /** A page of `bytes` was stored. It takes whole blocks, and one more for its record: with small pages that is a good part of it. */
@@ -100,7 +100,7 @@ export class L3Cleaner {
   async pass(): Promise<{ pages: number; bytes: number }> {
     if (!this.#enabled || this.#stopped) return { pages: 0, bytes: 0 }
     // Each for itself: one that hangs does not keep the others from being cleaned.
-    const removed = await Promise.all(this.#o.directories.map(({ writable }, directory) => writable ? this.#passOf(directory) : NOTHING))
+    const removed = await Promise.all(this.#o.directories.map(({ writable }, directory) => writable ? this.#passOf(directory) : Promise.resolve(NOTHING)))
     this.#o.metrics.count('cleaner_passes')
     return { pages: removed.reduce((sum, { pages }) => sum + pages, 0), bytes: removed.reduce((sum, { bytes }) => sum + bytes, 0) }
   }

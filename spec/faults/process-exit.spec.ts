@@ -147,10 +147,10 @@ describe('writers are killed at random, a hundred times, while another process r
     const reader = await bench.open({ storageDir, directoryScheme: 'flat' })
     const tally = { hits: 0, absent: 0, other: [] as unknown[] }
     // Whenever a writer has written, and so at the time of other writers' deaths.
-    let reading: Promise<void> | null = null
+    const now: { reading: Promise<void> | null } = { reading: null }
     const readAll = (): void => {
-      reading ??= reader.read(names).then(outcomes => {
-        reading = null
+      now.reading ??= reader.read(names).then(outcomes => {
+        now.reading = null
         for (const outcome of outcomes) {
           if (outcome.ok && isWhole(outcome.key, outcome.value, PAGE)) tally.hits++
           else if (!outcome.ok && outcome.status === 'miss' && outcome.reason === 'absent') tally.absent++
@@ -171,7 +171,7 @@ describe('writers are killed at random, a hundred times, while another process r
       expect(signal).to.equal('SIGKILL')
       wrong.push(...said.filter(line => line.startsWith('WRONG')))
     })
-    await reading
+    await now.reading
     expect(wrong).to.deep.equal([])
     expect(tally.other).to.deep.equal([])
     expect(tally.hits).to.be.greaterThan(100)

@@ -1,6 +1,6 @@
 import type { Worker } from 'node:worker_threads'
 import { expect } from 'chai'
-import { HiCacheError, type HiCacheNixl, type ReadOutcome, type Target, type WriteOutcome } from '../../lib/index.js'
+import { type HiCacheError, type HiCacheNixl, type ReadOutcome, type Target, type WriteOutcome } from '../../lib/index.js'
 import { bytes, fill, same } from '../support/content.js'
 import { filesBelow } from '../support/page-files.js'
 import { STORAGE_PATHS, bounded, descriptors, keys, openOn, plan, until } from '../support/planned-faults.js'
