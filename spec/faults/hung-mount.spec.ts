@@ -60,9 +60,9 @@ describe('a mount that hangs', () => {
     this.timeout(90_000)
     await openBoth()
     hang()
-    // While requests to the hung one wait for their deadlines, far away, the other directory carries on.
+    // While requests to the hung one, more than all of the arena holds, wait for their deadlines, far away, the other directory carries on.
     let waiting = true
-    const patient = Promise.all([cache.read({ keys: there, bytes: PAGE }), cache.write({ keys: keysIn(0, 'never', 40), bytes: PAGE })])
+    const patient = Promise.all([cache.read({ keys: there, bytes: PAGE }), cache.write({ keys: keysIn(0, 'never', 250), bytes: PAGE })])
       .finally(() => { waiting = false })
     await othersGoOn('meanwhile', 10)
     expect(waiting, 'nothing of the hung directory has ended').to.equal(true)
