@@ -35,6 +35,12 @@ describe('deadlines and signals', () => {
     expect(await cache.delete(SLOW, { timeoutMs: 50 })).to.equal(false)
     expect(await cache.stat(SLOW, { timeoutMs: 50 })).to.equal(null)
   })
+  it('also of pages that one message took to a worker: what is through is not lost to one that hangs', async () => {
+    await cache.set(SLOW_2, bytes(PAGE, SLOW_2))
+    hang(bench, SLOW)
+    const outcomes = await cache.read([SLOW_2, SLOW], { timeoutMs: 200 })
+    expect(outcomes.map(({ status }) => status)).to.deep.equal(['hit', 'timeout'])
+  })
   it('the same for writes', async () => {
     hang(bench, 'slow')
     const outcomes = await cache.write([[SLOW_2, bytes(PAGE, 1)], [C, bytes(PAGE, C)]], { timeoutMs: 100 })

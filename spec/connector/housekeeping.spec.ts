@@ -237,6 +237,15 @@ describe('the l3 cleaner', () => {
     expect(cache.stats()).to.include({ cleaner_evicted_pages: report.evictedPages, cleaner_evicted_bytes: report.evictedBytes })
     expect(await cache.gc()).to.include({ evictedPages: 0 })
   })
+  it('without a capacity the watermarks are percent of the file system', async () => {
+    const settings = { l3_cleaner_enabled: true, l3_cleaner_low_watermark: 1 }
+    const full = await bench.open({ config: { ...settings, l3_cleaner_high_watermark: 1 } })
+    const roomy = await bench.open({ config: { ...settings, l3_cleaner_high_watermark: 100 } })
+    // Any disk that programs are installed on is filled by more than a hundredth, and none beyond all of it.
+    for (const cache of [full, roomy]) await cache.batchSet([hash(1), hash(2)], [bytes(5000, 1), bytes(5000, 2)])
+    expect(await full.gc()).to.include({ evictedPages: 2 })
+    expect(await roomy.gc()).to.include({ evictedPages: 0 })
+  })
   it('spares what was read just now', async () => {
     const storageDir = await bench.directory()
     const cache = await bench.open({ storageDir, config, modelName: 'm' })
