@@ -71,4 +71,3 @@ function valueOf(node: unknown, placeOf: (offset: number | undefined) => Place |
   }
   return { kind: 'table', entries, ...placed(place) }
 }
-
