@@ -86,6 +86,7 @@ export class HiCacheNixl implements AsyncDisposable {
   readonly #layout: FileLayout
   readonly #arena: Arena
   readonly #words: CompletionWords
+  readonly #wordsRegion: number
   readonly #pool: WorkerPool
   readonly #batcher: Batcher
   readonly #metrics: Metrics
@@ -158,6 +159,8 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#arena = new Arena(settings.arenaBytes ?? defaultArenaBytes(), addon)
     this.#inFlightBytesMax = settings.inFlightBytesMax ?? Math.floor(this.#arena.bytes / 4) * 3
     this.#words = new CompletionWords(WORDS)
+    // Registered, so that a thread that reaps for a dead worker asks first whether they are still there.
+    this.#wordsRegion = addon.registerMemory(new Uint8Array(this.#words.shared.buffer))
     this.#layout = new FileLayout({ suffix: names.suffix, fingerprint: settings.fingerprint }, directories.length, settings.directoryScheme)
     this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges())
     this.#pool = new WorkerPool(workers, {
@@ -835,6 +838,7 @@ export class HiCacheNixl implements AsyncDisposable {
       this.#logger.error('The kernel still holds memory of requests that were given up; it is leaked.', { bytes: leaked })
     } else {
       this.#arena.unregister()
+      this.#addon.unregisterMemory(this.#wordsRegion)
     }
     this.#stage = 'closed'
     this.#health.closed()
