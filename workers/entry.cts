@@ -15,4 +15,5 @@ async function run(task: WorkerTask): Promise<WorkerAnswer | WorkerRefusal> {
   return await worker.default(task)
 }
 
-export = run
+// Ready only once all is loaded, or has failed to: a worker that is ended while it loads leaves Node's descriptor of the file it was reading behind.
+export = loading.then(() => run, () => run)

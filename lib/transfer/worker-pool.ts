@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import type { Worker } from 'node:worker_threads'
 import { Piscina } from 'piscina'
 import { HiCacheError } from '../error.js'
 import type { WorkerAnswer, WorkerRefusal, WorkerTask } from '../../workers/worker.js'
@@ -7,6 +8,9 @@ import type { AgentOptions, BatchResult, ListedFile } from './native-binding.js'
 
 /** Far above what the lanes ever have in flight: the bound that counts is theirs. */
 const TASKS_PER_WORKER = 1024
+
+/** How long the end of the pool waits for workers that are still starting. */
+const START_MS_MAX = 2000
 
 /** Workers that fail while they start are started anew this often. */
 const RENEW_EVERY_MS = 1000
@@ -24,6 +28,9 @@ export class WorkerPool {
   readonly #onDeath: (error: Error | null) => void
   readonly #onReady: () => void
   readonly #retired = new Set<Piscina>()
+  readonly #seen = new WeakSet<Worker>()
+  readonly #starting = new Set<Worker>()
+  #onStarted: () => void = () => {}
   #pool: Piscina
   #deaths = 0
   #destroyed = false
@@ -59,6 +66,7 @@ export class WorkerPool {
       // Flags of the host (loaders, inspectors, test runners) have no business in our workers.
       execArgv: []
     })
+    this.#watchStart(pool)
     let last: Error | null = null
     // Without a listener, the death of an idle worker would be an uncaught error of the host.
     pool.on('error', (error: Error) => { last = error })
@@ -70,12 +78,28 @@ export class WorkerPool {
       queueMicrotask(() => {
         const error = last
         last = null
+        this.#watchStart(pool)
         if (this.#destroyed || pool !== this.#pool) return
         if (pool.threads.length < this.size) this.#renewSoon()
         this.#onDeath(error)
       })
     })
     return pool
+  }
+
+  /** Its first message is a worker's word that it has loaded everything. Piscina itself takes the first ones for ready from the start. */
+  #watchStart(pool: Piscina): void {
+    for (const worker of pool.threads) {
+      if (this.#seen.has(worker)) continue
+      this.#seen.add(worker)
+      this.#starting.add(worker)
+      const started = (): void => {
+        this.#starting.delete(worker)
+        if (this.#starting.size === 0) this.#onStarted()
+      }
+      worker.once('message', started)
+      worker.once('exit', started)
+    }
   }
 
   /** Not at once every time: workers that fail because the system has no room for them must not be started in a loop. */
@@ -124,6 +148,14 @@ export class WorkerPool {
   async destroy(): Promise<void> {
     this.#destroyed = true
     if (this.#renewal) clearTimeout(this.#renewal)
+    if (this.#starting.size > 0) {
+      let timer: NodeJS.Timeout | undefined
+      await new Promise<void>(resolve => {
+        this.#onStarted = resolve
+        timer = setTimeout(resolve, START_MS_MAX)
+      })
+      clearTimeout(timer)
+    }
     await Promise.all([this.#pool, ...this.#retired].map(pool => pool.destroy()))
   }
 }
