@@ -123,7 +123,7 @@ export class Batcher {
       }
       const lane = this.#lanes[request.directory]!
       // It waited behind others, and in all that time its directory has answered none of them.
-      let silent = lane.requestsInFlight > 0 && lane.answeredAt < request.madeAt
+      let silent = lane.batchesInFlight > 0 && lane.answeredAt < request.madeAt
       if (request.word < 0) {
         this.#leaveQueue(request)
       } else if (this.#o.words.cancel(request.word)) {

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { readdirSync, readlinkSync } from 'node:fs'
 import type { Context } from 'mocha'
 import { type HiCacheNixl, HiCacheError, type OpenOptions } from '../../lib/index.js'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
@@ -70,6 +70,18 @@ export function plan(bench: Workbench, ...faults: readonly Fault[]): () => numbe
 
 /** Open descriptors of this process. */
 export function descriptors(): number { return readdirSync('/proc/self/fd').length }
+
+/** Files below a directory that this process has open: what begins shows in it. Files that have no name yet count. */
+export function openFilesBelow(directory: string): string[] {
+  return readdirSync('/proc/self/fd').flatMap(descriptor => {
+    try {
+      const path = readlinkSync(`/proc/self/fd/${descriptor}`)
+      return path.startsWith(`${directory}/`) && !path.endsWith('tmp') ? [path] : []
+    } catch {
+      return []
+    }
+  })
+}
 
 /**
  * Waits for a state of the outside world that no event announces (the kernel letting go, a thread that starts). Fails when it does not come, long after it
