@@ -85,6 +85,10 @@ function buildAddon() {
   // Node's headers lie beside the binary in nearly every distribution of it. Only where they do not, node-gyp downloads them.
   const prefix = join(dirname(process.execPath), '..')
   const headers = existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
+  if (headers.length === 0 && !process.env.npm_config_nodedir && !configured) {
+    console.error(`hicache-nixl build: ${join(prefix, 'include', 'node')} has no headers of Node, so node-gyp downloads them. ` +
+      'Without a network, set npm_config_nodedir to a folder that has them under include/node.')
+  }
   const gyp = (...commands) => {
     const program = at('node_modules', 'node-gyp', 'bin', 'node-gyp.js')
     run('the native addon', process.execPath, [program, ...commands, '--jobs', String(availableParallelism()), '--loglevel=warn', ...headers])
