@@ -448,7 +448,11 @@ export class Batcher {
       if (request.slot) this.#stagedBytesInFlight -= request.length
       request.slot = null
       request.pinned = null
-      this.#quarantine.add(request.word, pinned, request.length, landLane)
+      this.#quarantine.add(request.word, pinned, request.length, () => {
+        landLane()
+        // It answered after all: a deadline that was short for a healthy disk must not keep its directory unavailable.
+        this.#o.onDirectory(lane.index, 'answered')
+      })
     }
     request.word = -1
   }
