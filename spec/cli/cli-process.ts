@@ -31,7 +31,6 @@ export async function cli(args: readonly string[], { input, env = {}, cwd }: Cli
 }
 
 /** The same, with stdout read as the one JSON object of --json. */
-// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- the caller knows what the command's object looks like
 export async function cliJson<T = Record<string, unknown>>(args: readonly string[], options?: CliOptions): Promise<{ code: number | null; json: T; stderr: string }> {
   const { code, stdout, stderr } = await cli([...args, '--json'], options)
   try {
