@@ -29,8 +29,9 @@ import type { DirectoryReport, EngineName, ListedFile, NativeAddon } from '../tr
 import { BLOCK_BYTES, Flag, Op, Status } from '../transfer/protocol.js'
 import { TransferRequest, type RequestMemory, type RequestResult } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
+import { TIMEOUT_MS_MAX, checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkPages, checkPairs, checkSignal, isTarget, throwIfAborted } from './arguments.js'
 import { DirectoryWatch } from './directory-watch.js'
-import { checkOpenOptions, checkSignal, type OpenOptions } from './open-options.js'
+import { checkOpenOptions, type OpenOptions } from './open-options.js'
 import type { MissReason, ReadOutcome, WriteOutcome } from './outcome.js'
 import { openStorageDirectory } from './storage-directory.js'
 
@@ -38,7 +39,6 @@ const WORDS = 16_384
 /** Where writers keep their temporaries (addon/pool/page_store.h): all of them, so that an opening never lists pages. */
 const TEMPORARY_FOLDER = `${RESERVED_PREFIX}-tmp`
 const GRACE_MS_DEFAULT = 5000
-const TIMEOUT_MS_MAX = 2 ** 31 - 1
 /** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
 const LENGTH_TRIES_MAX = 4
 /** Keys that one look-up asks about at a time. */
@@ -56,7 +56,7 @@ export interface MemPoolHost {
   readonly parts?: 1 | 2
 }
 
-/** What `verify()` found. `missing`: pages that were listed and gone when they were read. */
+/** What `verify()` found. `corrupt`: pages that fail their check or cannot be read. `missing`: pages that were listed and gone when they were read. */
 export interface VerifyReport { pages: number; bytes: number; ok: number; corrupt: number; unverified: number; missing: number }
 
 interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
@@ -278,7 +278,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Removes the pages of this cache's own namespace, told by the identity in their records: never another model's, never a file without a record. */
   async clear(options?: CallOptions): Promise<{ deleted: number }> {
     this.#checkOpen()
-    this.#checkCallOptions(options)
+    checkCallOptions(options)
     let deleted = 0
     for await (const { storedKey } of this.#ownFiles(options)) {
       const scope = this.#scope(options)
@@ -847,12 +847,12 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Runs a call whose arguments are checked by `run` itself, before anything starts: what it throws becomes a rejection. */
   async #call<T>(options: CallOptions | undefined, run: () => Promise<T>): Promise<T> {
     this.#checkOpen()
-    this.#checkCallOptions(options)
+    checkCallOptions(options)
     return await run()
   }
 
   #scope(options: CallOptions | undefined): CallScope {
-    this.#checkCallOptions(options)
+    checkCallOptions(options)
     return new CallScope(options ?? {}, this.#timeoutMs)
   }
 
@@ -861,26 +861,13 @@ export class HiCacheNixl implements AsyncDisposable {
     scope.watch(this.#batcher.cancel)
   }
 
-  #checkCallOptions(options: CallOptions | undefined): void {
-    if (options === undefined) return
-    if (typeof options !== 'object' || options === null) throw new HiCacheError('ERR_ARGUMENT', `Options are an object; got ${describe(options)}.`)
-    const { timeoutMs, priority, signal } = options
-    if (timeoutMs !== undefined && !(Number.isFinite(timeoutMs) && timeoutMs >= 1 && timeoutMs <= TIMEOUT_MS_MAX)) {
-      throw new HiCacheError('ERR_ARGUMENT', `timeoutMs is a number of milliseconds from 1 to ${TIMEOUT_MS_MAX}; got ${describe(timeoutMs)}.`)
-    }
-    if (priority !== undefined && priority !== 'foreground' && priority !== 'background') {
-      throw new HiCacheError('ERR_ARGUMENT', `priority is foreground or background; got ${describe(priority)}.`)
-    }
-    checkSignal(signal)
-  }
-
   #checkOpen(): void {
     if (this.#stage !== 'open') throw new HiCacheError('ERR_CLOSED', `The cache is ${this.#stage === 'closing' ? 'closing' : 'closed'}.`)
   }
 
   /** Waits for `work`, with a call's deadline and signal. */
   async #within<T>(work: Promise<T>, options: CallOptions | undefined): Promise<T> {
-    this.#checkCallOptions(options)
+    checkCallOptions(options)
     const { signal, timeoutMs = this.#timeoutMs } = options ?? {}
     let timer: NodeJS.Timeout | undefined
     let onAbort: (() => void) | undefined
@@ -935,45 +922,6 @@ function tally(outcomes: readonly (WriteOutcome | ReadOutcome<Target>)[]): Recor
     counts[name] = (counts[name] ?? 0) + 1
   }
   return counts
-}
-
-/** Tells a target from options: both are objects, but options are neither memory nor have any. */
-function isTarget(value: unknown): value is Target {
-  return ArrayBuffer.isView(value) || (typeof value === 'object' && value !== null && ('data' in value || 'dtype' in value || (value as { type?: unknown }).type === 'VRAM'))
-}
-
-function checkPage(page: unknown): readonly [string, Target | undefined] {
-  if (!Array.isArray(page) || page.length < 1) throw new HiCacheError('ERR_ARGUMENT', `A page to read is a key or [key, target]; got ${describe(page)}.`)
-  return page as unknown as readonly [string, Target | undefined]
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
-}
-
-function checkObject(value: unknown, what: string): void {
-  if (typeof value !== 'object' || value === null) throw new HiCacheError('ERR_ARGUMENT', `${what}; got ${describe(value)}.`)
-}
-
-/** A string is iterable too, but its characters are not what anybody means by pages. */
-function checkPages(pages: unknown): void {
-  if (typeof pages !== 'object' || pages === null || typeof (pages as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function') {
-    throw new HiCacheError('ERR_ARGUMENT', `Pages are an iterable of pages; got ${describe(pages)}.`)
-  }
-}
-
-function checkKeys(keys: unknown): asserts keys is readonly string[] {
-  if (!Array.isArray(keys)) throw new HiCacheError('ERR_ARGUMENT', `keys is an array of strings; got ${describe(keys)}.`)
-}
-
-function checkPairs(keys: unknown, others: unknown, name: string): void {
-  checkKeys(keys)
-  if (!Array.isArray(others)) throw new HiCacheError('ERR_ARGUMENT', `${name} is an array; got ${describe(others)}.`)
-  if (keys.length !== others.length) throw new HiCacheError('ERR_ARGUMENT', `${name} has ${others.length} entries for ${keys.length} keys: one each.`)
-}
-
-function checkBytes(bytes: number): void {
-  if (!Number.isFinite(bytes) || bytes < 0) throw new HiCacheError('ERR_ARGUMENT', `bytes is a number from 0; got ${describe(bytes)}.`)
 }
 
 async function settledWithin(work: Promise<unknown>, ms: number): Promise<void> {

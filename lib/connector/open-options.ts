@@ -3,6 +3,7 @@ import type { DirectoryScheme } from '../keys/index.js'
 import type { Logger } from '../observe/logger.js'
 import { closest } from '../config/spelling.js'
 import { describe } from '../memory/dtype.js'
+import { checkSignal } from './arguments.js'
 
 /**
  * How to open a cache. What is left out comes from the configuration, then from the environment, then from the default. docs/configuration.md has
@@ -85,12 +86,4 @@ export function checkOpenOptions(options: unknown): asserts options is OpenOptio
     }
   }
   checkSignal(signal)
-}
-
-export function checkSignal(signal: unknown): void {
-  if (signal === undefined) return
-  const { addEventListener, aborted } = (signal ?? {}) as Partial<AbortSignal>
-  if (typeof addEventListener !== 'function' || typeof aborted !== 'boolean') {
-    throw new HiCacheError('ERR_ARGUMENT', `signal is an AbortSignal; got ${describe(signal)}.`)
-  }
 }
