@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import type { HiCacheNixl } from '../../lib/index.js'
@@ -87,6 +87,14 @@ describe('a process ends with transfers in flight', () => {
   })
 })
 
+/** Are all threads of the process stopped? */
+async function standsStill(pid: number): Promise<boolean> {
+  const threads = await readdir(`/proc/${pid}/task`)
+  const states = await Promise.all(threads.map(async thread => await readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8')))
+  // The state follows the name, which is in brackets and may hold anything.
+  return states.every(stat => stat.slice(stat.lastIndexOf(')')).startsWith(') T'))
+}
+
 describe('leftovers', () => {
   const bench = workbench()
 
@@ -125,6 +133,8 @@ describe('leftovers', () => {
     await child.says('ready')
     await until(async () => (await temporaries(storageDir)).length > 1, 'the child holds temporaries')
     child.process.kill('SIGSTOP')
+    // The signal is on its way: each thread stops when it next leaves the kernel, and until then its system call goes on.
+    await until(() => standsStill(child.process.pid!), 'every thread of the child stands still')
     const held = await temporaries(storageDir)
     const second = await bench.open({ storageDir, directoryScheme: 'flat' })
     expect(await second.gc()).to.deep.include({ leftovers: 0 })
