@@ -9,8 +9,9 @@ export const CONFIG_OPTIONS: OptionSpecs = Object.fromEntries(Object.entries(STO
 /** What the command line asks for, as NixlBackendConfig.load() takes it. CONFIG may be given as the first argument as well. */
 export function configInput(context: Pick<CommandContext, 'positionals' | 'options' | 'env'>): NixlBackendConfigInput {
   const [positional] = context.positionals
-  const { config, plugin, storageDir, storageLayout, directoryScheme, workers, agent, fingerprint } = openOptionsOf(context.options)
+  const { config, plugin, ...rest } = openOptionsOf(context.options, CONFIG_OPTIONS)
+  const { storageDir, storageLayout, capacity, evictionPolicy, fsync, directoryScheme, workers, agent, fingerprint } = rest
   if (positional !== undefined && config !== undefined) throw new UsageError('the configuration was given twice, as an argument and with --config')
-  const overrides: NixlBackendOverrides = { storageDir, storageLayout, directoryScheme, workers, agent, fingerprint }
+  const overrides: NixlBackendOverrides = { storageDir, storageLayout, capacity, evictionPolicy, fsync, directoryScheme, workers, agent, fingerprint }
   return { config: positional === undefined ? config : configText(positional), plugin, overrides, env: context.env }
 }

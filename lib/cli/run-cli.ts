@@ -99,7 +99,7 @@ export async function runCli(args: readonly string[], streams: CliStreams): Prom
       progress: (progressOptions) => new Progress({ stream: stderr, quiet, terminal: stderr.isTTY === true && env.TERM !== 'dumb', ...progressOptions }),
       withCache: async (use, extra = {}) => {
         const { HiCacheNixl: Cache } = await import('../connector/hicache-nixl.js')
-        const opened: OpenOptions = { env, logger: stderrLogger(stderr, { quiet, debug: isDebug(env) }), ...openOptionsOf(options), ...extra }
+        const opened: OpenOptions = { env, logger: stderrLogger(stderr, { quiet, debug: isDebug(env) }), ...openOptionsOf(options, command.options), ...extra }
         const cache: HiCacheNixl = await Cache.open(opened)
         opened.logger?.debug('opened', { ...cache.selection, plugins: undefined, directories: cache.directories.map(({ path }) => path) })
         try {

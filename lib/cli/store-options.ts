@@ -9,6 +9,9 @@ export const STORE_OPTIONS: OptionSpecs = {
     help: 'Storage directory; repeat it for several. Default: SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR, else /tmp/hicache_storage.',
   },
   'storage-layout': { type: 'string', choices: ['file', 'segment'], help: 'Layout of the store. Default: the configuration\'s, else what the directory holds.' },
+  capacity: { type: 'string', value: 'SIZE', help: 'Bytes on the disk of the segment layout, in each storage directory. Default: the configuration\'s, else all but a tenth of the file system.' },
+  policy: { type: 'string', choices: ['prefix-aware', 'lru'], help: 'Which page of the segment layout makes room for a new one. Default: the configuration\'s, else prefix-aware.' },
+  fsync: { type: 'string', choices: ['never', 'batch'], help: 'Whether writes of the segment layout are on the disk when they are answered. Default: the configuration\'s, else never.' },
   'directory-scheme': { type: 'string', choices: ['bucketed', 'flat'], help: 'Where a page file lies in its directory. Default: bucketed.' },
   plugin: { type: 'string', choices: ['auto', '3fs', 'posix', 'gds_mt', 'gds', 'obj'], help: 'Storage plugin; wins over the configuration\'s selector.' },
   agent: { type: 'string', choices: ['auto', 'embedded', 'nixl'], help: 'Native agent. Default: the configuration\'s, else auto.' },
@@ -34,8 +37,12 @@ export function configText(text: string): string {
   return /^\s*[@{]/.test(text) || text.trim() === '' ? text : `@${text}`
 }
 
-/** What these options say, as options of HiCacheNixl.open(). What was not given is left out, so that the configuration decides. */
-export function openOptionsOf(options: Options): OpenOptions {
+/**
+ * What these options say, as options of HiCacheNixl.open(). What was not given is left out, so that the configuration decides. `specs`: the command's own; an
+ * option that means something else there, like the capacity of a replay, is that command's to pass on.
+ */
+export function openOptionsOf(options: Options, specs: OptionSpecs): OpenOptions {
+  const isOfStore = (name: string): boolean => specs[name] === STORE_OPTIONS[name]
   const out: Record<string, unknown> = {}
   const put = (name: string, value: unknown): void => { if (value !== undefined) out[name] = value }
   const config = options.string('config')
@@ -43,6 +50,9 @@ export function openOptionsOf(options: Options): OpenOptions {
   const directories = options.strings('storage-dir')
   if (directories.length > 0) out.storageDir = directories
   put('storageLayout', options.string('storage-layout'))
+  if (isOfStore('capacity')) put('capacity', options.bytes('capacity', { min: 2 ** 20, max: 2 ** 50 }))
+  if (isOfStore('policy')) put('evictionPolicy', options.string('policy'))
+  if (isOfStore('fsync')) put('fsync', options.string('fsync'))
   put('directoryScheme', options.string('directory-scheme'))
   put('plugin', options.string('plugin'))
   put('agent', options.string('agent'))

@@ -119,6 +119,7 @@ export class HiCacheNixl implements AsyncDisposable {
       config: options.config, env, plugin, engine: options.engine,
       overrides: {
         storageDir: options.storageDir, storageLayout: options.storageLayout, directoryScheme: options.directoryScheme, modelName: options.modelName,
+        capacity: options.capacity, evictionPolicy: options.evictionPolicy, fsync: options.fsync, segmentBytes: options.segmentBytes, leaseMs: options.leaseMs,
         fingerprint: options.fingerprint, agent: options.agent, workers: options.workers, threads: options.threads, queueDepth: options.queueDepth,
         arenaBytes: options.arenaBytes, inFlightBytesMax: options.inFlightBytesMax, whenFull: options.whenFull, timeoutMs: options.timeoutMs,
         acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo

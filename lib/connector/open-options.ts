@@ -18,6 +18,19 @@ export interface OpenOptions {
   storageDir?: string | readonly string[]
   /** Default: file. (`segment` is not in this version.) */
   storageLayout?: 'file' | 'segment'
+  /**
+   * Bytes on the disk that the segment layout may take in each storage directory, all processes together; from 1 MiB. Default: it stops growing where less than
+   * a tenth of the file system would be left free.
+   */
+  capacity?: number
+  /** Which page makes room for a new one in the segment layout. Default: prefix-aware. */
+  evictionPolicy?: 'prefix-aware' | 'lru'
+  /** `batch`: a write of the segment layout is on the disk when it is answered, synchronised once for all that end together. Default: never. */
+  fsync?: 'never' | 'batch'
+  /** Bytes of a segment, a multiple of 4096 from 1 MiB to 4 GiB. Default: 64 MiB, growing with the store to at most 1 GiB. */
+  segmentBytes?: number
+  /** Milliseconds for which a page stays after a lookup answered that it is there (segment layout), 0 to 60000. Default 1000. */
+  leaseMs?: number
   /** Default: bucketed. */
   directoryScheme?: DirectoryScheme
   /** Default ''. `/` becomes `-` in file names. */
@@ -64,7 +77,7 @@ export interface OpenOptions {
 }
 
 const KNOWN: readonly (keyof OpenOptions)[] = [
-  'config', 'plugin', 'storageDir', 'storageLayout', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
+  'config', 'plugin', 'storageDir', 'storageLayout', 'capacity', 'evictionPolicy', 'fsync', 'segmentBytes', 'leaseMs', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
   'isMlaModel', 'fingerprint', 'agent', 'engine', 'workers', 'threads', 'queueDepth', 'arenaBytes', 'inFlightBytesMax', 'whenFull', 'timeoutMs',
   'acceptUnverified', 'useDirectIo', 'logger', 'env', 'signal'
 ]

@@ -81,6 +81,14 @@ describe('command line: config', () => {
     expect(json.initParams).to.include({ use_aio: 'true', use_uring: 'false' })
   }))
 
+  it('show has the options of the segment layout, from the command line before the file', async () => await inDirectory(async directory => {
+    const file = join(directory, 'c.toml')
+    writeFileSync(file, 'storage_layout = "segment"\ncapacity = 1048576\nfsync = "never"\nlease_ms = 5\n')
+    const { json } = await cliJson<{ options: Record<string, unknown> }>(
+      ['config', 'show', file, '--capacity', '1.5GiB', '--fsync', 'batch', '--policy', 'lru'])
+    expect(json.options).to.include({ storage_layout: 'segment', capacity: 1.5 * 2 ** 30, fsync: 'batch', eviction_policy: 'lru', segment_bytes: null, lease_ms: 5 })
+  }))
+
   it('show ends with 2 for a wrong configuration', async () => {
     const { code, stdout, stderr } = await cli(['config', 'show', '{"timeout_ms": []}'])
     expect([code, stdout.toString()]).to.deep.equal([2, ''])

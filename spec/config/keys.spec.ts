@@ -110,6 +110,11 @@ describe('plugin keys', () => {
 describe('top-level keys', () => {
   const OPTIONS: Record<string, { option: string; default: unknown; good: (readonly [unknown, unknown])[]; bad: unknown[] }> = {
     storage_layout: { option: 'storageLayout', default: null, good: [['file', 'file'], ['segment', 'segment'], [null, null]], bad: ['files', '', 1] },
+    capacity: { option: 'capacity', default: null, good: [[2 ** 20, 2 ** 20], ['214748364800', 200 * 2 ** 30], [2 ** 50, 2 ** 50], [null, null]], bad: [0, -1, 2 ** 20 - 1, 2 ** 20 + 0.5, 2 ** 51, '200GiB', true] },
+    eviction_policy: { option: 'evictionPolicy', default: 'prefix-aware', good: [['lru', 'lru'], ['prefix-aware', 'prefix-aware']], bad: ['fifo', 'LRU', '', null, 1] },
+    fsync: { option: 'fsync', default: 'never', good: [['batch', 'batch'], ['never', 'never']], bad: ['always', true, false, null] },
+    segment_bytes: { option: 'segmentBytes', default: null, good: [[2 ** 20, 2 ** 20], [2 ** 32, 2 ** 32], ['67108864', 2 ** 26], [null, null]], bad: [0, 2 ** 20 - 4096, 2 ** 20 + 1, 2 ** 32 + 4096, '64M'] },
+    lease_ms: { option: 'leaseMs', default: 1000, good: [[0, 0], [60000, 60000], ['250', 250]], bad: [-1, 0.5, 60001, '1s', null] },
     directory_scheme: { option: 'directoryScheme', default: 'bucketed', good: [['flat', 'flat']], bad: ['Flat', null, 1] },
     agent: { option: 'agent', default: 'auto', good: [['embedded', 'embedded'], ['nixl', 'nixl']], bad: ['NIXL', null] },
     workers: { option: 'workers', default: null, good: [[1, 1], [64, 64], ['8', 8]], bad: [0, 65, 1.5, 'x', true] },

@@ -42,7 +42,7 @@ describe('docs/configuration.md', () => {
         expect(value, key).to.equal(expected)
         if (facts.values !== undefined) expect(range, key).to.equal(facts.values.filter((one): one is string => typeof one === 'string').map((one) => `\`${one}\``).join(', '))
         const bound = facts.minimum ?? facts.exclusiveMinimum
-        if (bound !== undefined) expect(range, key).to.match(new RegExp(`^${facts.exclusiveMinimum === undefined ? '' : 'above '}${bound === 16777216 ? '16 MiB' : bound}\\b`))
+        if (bound !== undefined) expect(range, key).to.match(new RegExp(`^${facts.exclusiveMinimum === undefined ? '' : 'above '}${bound !== 0 && bound % 2 ** 20 === 0 ? `${bound / 2 ** 20} MiB` : bound}\\b`))
       }
     })
   }

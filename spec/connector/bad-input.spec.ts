@@ -112,7 +112,8 @@ describe('wrong options of open', () => {
     }
     expect((await rejection(HiCacheNixl.open({ env: {}, storageDir, modelname: 'm' } as never), 'ERR_ARGUMENT')).message).to.match(/did you mean modelName\?/)
     for (const options of [{ workers: 0 }, { workers: 65 }, { workers: 1.5 }, { arenaBytes: 1 }, { arenaBytes: 2 ** 40 }, { inFlightBytesMax: 0 }, { whenFull: 'block' }, { timeoutMs: 0 }, { acceptUnverified: 'yes' },
-      { storageDir: 5 }, { storageDir: [] }, { directoryScheme: 'deep' }, { storageLayout: 'cloud' }, { agent: 'mine' }, { fingerprint: 'x'.repeat(129) }, { queueDepth: 0 }, { threads: 0 }, { plugin: 'tape' }] as never[]) {
+      { storageDir: 5 }, { storageDir: [] }, { directoryScheme: 'deep' }, { storageLayout: 'cloud' }, { capacity: 5 }, { capacity: '1GiB' }, { evictionPolicy: 'fifo' }, { fsync: true },
+      { segmentBytes: 2 ** 20 + 1 }, { leaseMs: -1 }, { agent: 'mine' }, { fingerprint: 'x'.repeat(129) }, { queueDepth: 0 }, { threads: 0 }, { plugin: 'tape' }] as never[]) {
       await rejection(HiCacheNixl.open({ env: {}, storageDir, ...(options as object) }), 'ERR_ARGUMENT')
     }
     // What is not the program's own argument is configuration.
