@@ -111,6 +111,136 @@ export interface Fault {
   readonly hang?: boolean
 }
 
+/** Records of one folder as they were read, in rows that a typed array can walk. */
+export interface LoadedFolder {
+  /** The folder's ring of changes had come to this when reading began: poll() goes on from here. */
+  readonly sequence: number
+  /** `dataBytes` is never more than the data file has. */
+  readonly segments: readonly { readonly id: number; readonly dataBytes: number; readonly extentBytes: number; readonly slots: number }[]
+  /** LOADED_STRIDE bytes a row, little-endian; LoadedRow names the fields. Pages and tombstones; nothing for slots that were never used. */
+  readonly rows: Uint8Array
+  /** What rows name by index: the metas (FileLayout.encodeMeta) and namespaces (16 bytes) that occur. */
+  readonly metas: readonly Uint8Array[]
+  readonly namespaces: readonly Uint8Array[]
+  /** Records and files that were skipped because they do not hold. */
+  readonly damaged: number
+}
+export const LOADED_STRIDE = 80
+/** Byte offsets in a row of LoadedFolder.rows. */
+export const LoadedRow = {
+  /** 4 u32. */
+  digest: 0,
+  /** u32. */
+  segment: 16,
+  slot: 20,
+  /** f64. `writtenAt` in microseconds since the epoch. */
+  generation: 24,
+  writtenAt: 32,
+  fileOffset: 40,
+  length: 48,
+  /** u32, the low half first. */
+  checksumLow: 56,
+  checksumHigh: 60,
+  /** u32, an index into `metas`. */
+  meta: 64,
+  /** u32: 1 page, 2 tombstone (of which only segment, slot, generation and writtenAt count). */
+  state: 68,
+  /** u32, an index into `namespaces`. */
+  namespace: 72
+} as const
+
+/** What has changed in a folder since `sequence` of the last look. */
+export interface FolderChanges {
+  readonly folder: string
+  /** To be given to the next poll(). */
+  readonly sequence: number
+  /** More has changed than the ring remembers, or the ring was made anew: load() the folder again. */
+  readonly lapped: boolean
+  /** The folder is not there any more (its segments may be in another by now). */
+  readonly gone: boolean
+  /** The records that changed; null when none did. Its `sequence` is the one above. */
+  readonly loaded: LoadedFolder | null
+  /**
+   * Segments that changed as a whole: forget every page of them, then take the rows of `loaded`. Those that are not among `loaded.segments` are gone.
+   */
+  readonly whole: readonly number[]
+}
+
+export interface PolledFolder {
+  readonly name: string
+  /** Its writer lives (asked at most every half a second per folder). */
+  readonly live: boolean
+  /** Its writer has no space and asks the others to give some back. */
+  readonly wants: boolean
+  readonly machine: 'this' | 'other'
+}
+
+export interface GrantOptions {
+  /** What is asked for; shortened to what fits when at least a quarter of it (and one extent) does. */
+  readonly dataBytes: number
+  /** A multiple of 4096. */
+  readonly extentBytes: number
+  /** Bytes that everything below `segments` may take on the disk; 0 = no limit. */
+  readonly capacity: number
+  /** Bytes of the file system that stay free. */
+  readonly keepFreeBytes: number
+  /** The zeros are written with O_DIRECT. */
+  readonly direct: boolean
+}
+export interface Granted {
+  readonly id: number
+  /** Why there is none; '' = granted. */
+  readonly refused: '' | 'capacity' | 'disk'
+  readonly dataBytes: number
+  readonly slots: number
+  /** Of everything below `segments` / free to us on the file system, after the grant. */
+  readonly usedBytes: number
+  readonly freeBytes: number
+}
+
+/**
+ * The segment layout's blocking work, each call on a native thread of its own. `directory` is the storage directory, `folder` the name of a writer's
+ * folder below `<directory>/segments`. Rejects with an Error carrying `code` (errno name): EBUSY when others held the directory's lock for 5 s.
+ * What is damaged is skipped and counted, never an error. A call that hangs does not keep the process from ending.
+ */
+export interface NativeSegments {
+  /**
+   * Makes a writer's folder ours: that of a dead writer of this machine if there is one (further ones are merged into it), else a new one. The lock is held until
+   * closeWriter(), or until the calling thread's environment ends. Also while an io_uring has `ownerFd` registered (AgentDirectory.holdFd).
+   * Rejects with EPROTONOSUPPORT when `segments` is of a newer version (nothing was touched), EBADMSG when its FORMAT is none.
+   */
+  open(directory: string): Promise<{
+    readonly folder: string
+    readonly ownerFd: number
+    /** Folders of dead writers: taken over, or merged and gone. */
+    readonly adopted: readonly string[]
+    readonly usedBytes: number
+  }>
+  /** Every record of a folder (or of the segments `ids`). A folder that is not there has none. `seed`: 4 words, this process's secret for digests. */
+  load(directory: string, folder: string, seed: Uint32Array, ids: readonly number[] | null): Promise<LoadedFolder>
+  /** The other writers' folders, and what changed in those that are followed since `sequence`. `ownFolder` may be ''. */
+  poll(directory: string, ownFolder: string, followed: readonly { readonly folder: string; readonly sequence: number }[], seed: Uint32Array): Promise<{
+    readonly folders: readonly PolledFolder[]
+    readonly changes: readonly FolderChanges[]
+  }>
+  /** A new segment for our folder: reserved under the directory's lock, then written once with zeros. Rejects with ECANCELED after closeWriter(). */
+  grant(directory: string, folder: string, options: GrantOptions): Promise<Granted>
+  /** Gives an empty segment of ours another extent size (all its pages have been evicted, nothing is in flight). Its data may become shorter by what its index grows. */
+  reassign(directory: string, folder: string, id: number, extentBytes: number): Promise<{ readonly slots: number; readonly dataBytes: number }>
+  /** Gives an empty segment of ours back to the file system. */
+  release(directory: string, folder: string, id: number): Promise<void>
+  /** Merges the folders of writers that have died meanwhile into ours. Answers the ids of their segments: load() them. */
+  adopt(directory: string, folder: string): Promise<number[]>
+  /** Asks the others to give space back, or no longer. */
+  wants(directory: string, folder: string, wanted: boolean): Promise<void>
+  /** The page records of a segment, 512 bytes each. */
+  records(directory: string, folder: string, id: number): Promise<Uint8Array>
+  /** Bytes on the disk of everything below `segments`, and how many living writers there are. A directory without segments has none. */
+  usage(directory: string): Promise<{ readonly usedBytes: number; readonly writers: number }>
+  /** Ends grants under way (ECANCELED) and gives the folder's lock back; a folder without segments is removed. */
+  closeWriter(directory: string, folder: string, ownerFd: number): Promise<void>
+}
+
 export interface NativeAddon {
   readonly protocol: Readonly<Record<string, Readonly<Record<string, number>> | number>>
   readonly Agent: new (options: AgentOptions) => NativeAgent
@@ -144,6 +274,8 @@ export interface NativeAddon {
   setFaults(faults: readonly Fault[]): void
   /** Lets everything that hangs go on, and forgets all faults. Answers how often each fault struck. */
   clearFaults(): number[]
+  /** The segment layout's folders. */
+  readonly segments: NativeSegments
   bench: NativeBench
 }
 
