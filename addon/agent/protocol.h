@@ -6,18 +6,19 @@
 
 namespace hicache {
 
-enum class Op : uint8_t { page_write = 1, page_read, page_check, page_delete, page_touch, extent_read, extent_write };
+enum class Op : uint8_t { page_write = 1, page_read, page_check, page_delete, page_touch, extent_read, extent_write, segment_write, segment_read, record_write };
 
 namespace flag {
-inline constexpr uint32_t accept_unverified = 1, replace = 2, skip_checksum = 4, force = 8, drop_corrupt = 16;
+inline constexpr uint32_t accept_unverified = 1, replace = 2, skip_checksum = 4, force = 8, drop_corrupt = 16, compare_first = 32, foreign = 64, sync = 128;
+inline constexpr uint32_t all = 255;
 }
 
-enum class Status : uint8_t { ok, already_there, absent, corrupt, identity, length, unverified, cancelled, error };
+enum class Status : uint8_t { ok, already_there, absent, corrupt, identity, length, unverified, cancelled, error, stale };
 
 namespace field {
 enum : size_t {
   op, flags, directory, name_offset, name_length, region, memory_offset, length, file_offset,
-  record_offset, identity_length, meta_length, word, word_queued, stride
+  record_offset, identity_length, meta_length, word, word_queued, record_at, stride
 };
 }
 namespace result_field {

@@ -24,6 +24,11 @@ export interface AgentDirectory {
   readonly direct: boolean
   /** From probeDirectory().engine: false = all I/O of this directory goes to its thread pool (tmpfs, FUSE, network file systems, no O_DIRECT). */
   readonly engine: boolean
+  /**
+   * Descriptor of the lock that says that a writer lives (`owner` in its folder). The agent keeps a duplicate of its own, and io_uring a registered one, so that the lock
+   * stays taken until the kernel has let go of everything, also after a kill and after the original was closed. Construction fails when it cannot be registered.
+   */
+  readonly holdFd?: number
 }
 
 export interface BatchResult {

@@ -20,6 +20,15 @@ export const Op = {
   extentRead: 6,
   /** Write `length` bytes at `fileOffset` of an existing file; no record. */
   extentWrite: 7,
+  /**
+   * Store a page in its extent of a segment: memory -> `length` bytes at `fileOffset` of NAME.data, then the slot record (the meta, 512 bytes; native code fills in
+   * the payload's checksum and the record's own) at `recordAt` of NAME.index, then an entry in the folder's ring of changes. Answers the payload's checksum as meta.
+   */
+  segmentWrite: 8,
+  /** Read a page from its extent; the identity is the payload's checksum (8 bytes, little-endian). */
+  segmentRead: 9,
+  /** Rewrite a slot record (the meta, 512 bytes) at `recordAt` of NAME.index, and tell the ring of changes: an eviction. */
+  recordWrite: 10
 } as const
 
 /** Flags of a descriptor, or-ed. */
@@ -28,18 +37,24 @@ export const Flag = {
   acceptUnverified: 1,
   /** pageWrite: replace what is there without comparing it. */
   replace: 2,
-  /** pageRead: do not compute the payload's checksum (bench only). */
+  /** pageRead, segmentRead: do not compute the payload's checksum (bench only). */
   skipChecksum: 4,
   /** pageDelete: whatever it is, remove it (ours by name; `clear` and the cleaner never set it). */
   force: 8,
   /** pageRead: a file that fails its check is removed, if it is still the same file. */
   dropCorrupt: 16,
+  /** segmentWrite: the identity is the checksum of the page that is there (8 bytes, little-endian); memory of the same checksum is not written (Status.alreadyThere). */
+  compareFirst: 32,
+  /** segmentRead: another writer's page. The meta is bytes 8..55 of its slot record as it is expected; it must be that before and after the data was read (Status.stale). */
+  foreign: 64,
+  /** segmentWrite, recordWrite: fdatasync the data before the record, and the record before the answer. */
+  sync: 128
 } as const
 
 /** Outcome of one descriptor. */
 export const Status = {
   ok: 0,
-  /** pageWrite: a file with the same identity, length, meta and checksum was already there; nothing was written. */
+  /** pageWrite: a file with the same identity, length, meta and checksum was already there; nothing was written. segmentWrite: see Flag.compareFirst. */
   alreadyThere: 1,
   absent: 2,
   /** Torn, truncated or altered: the record block or the payload's checksum does not hold. */
@@ -54,6 +69,8 @@ export const Status = {
   cancelled: 7,
   /** The system failed it: the result's errno says how. */
   error: 8,
+  /** segmentRead of another writer's page: the slot record is not the expected one (any more), or its file is gone. */
+  stale: 9
 } as const
 
 /**
@@ -65,7 +82,7 @@ export const Field = {
   flags: 1,
   /** Index into AgentOptions.directories. */
   directory: 2,
-  /** File name relative to the directory (`d1/key1`), UTF-8, without a NUL. */
+  /** File name relative to the directory (`d1/key1`), UTF-8, without a NUL. Of a segment, without the extension: `segments/FOLDER/ID`. */
   nameOffset: 3,
   nameLength: 4,
   /** Id from registerMemory(), and the byte offset in that region. */
@@ -73,7 +90,7 @@ export const Field = {
   memoryOffset: 6,
   /** Payload bytes: to write, or expected to be read. 0 where there is no payload. */
   length: 7,
-  /** extentRead, extentWrite: where in the file. */
+  /** extentRead, extentWrite, segmentRead, segmentWrite: where in the (data) file. */
   fileOffset: 8,
   /** Identity (opaque, compared byte for byte) at blob[recordOffset .. +identityLength], meta (opaque) right after it. */
   recordOffset: 9,
@@ -82,8 +99,10 @@ export const Field = {
   /** Index of the completion word, and the value it must hold for the operation to start. */
   word: 12,
   wordQueued: 13,
+  /** segmentRead, segmentWrite, recordWrite: byte offset of the slot record in the index file. 0 elsewhere. */
+  recordAt: 14
 } as const
-export const DESCRIPTOR_STRIDE = 14
+export const DESCRIPTOR_STRIDE = 15
 
 /**
  * A completion word (one Int32 in shared memory per operation) is `generation << WORD_STATE_BITS | state`. The main thread sets
@@ -100,8 +119,12 @@ export const WORD_STATE_BITS = 3
 export const ResultField = { status: 0, errno: 1, length: 2, microseconds: 3 } as const
 export const RESULT_STRIDE = 4
 
-/** Bytes of a record's meta that a pageRead or pageCheck answers per page. */
+/** Bytes that a pageRead or pageCheck (the record's meta) or a segmentWrite (the payload's checksum, 8 bytes) answers per page. */
 export const META_BYTES_MAX = 160
+/** Bytes of a slot record; of the part of it that Flag.foreign compares, and where that begins. */
+export const SLOT_RECORD_BYTES = 512
+export const SLOT_EXPECTED_FROM = 8
+export const SLOT_EXPECTED_BYTES = 48
 /** Bytes of an identity. */
 export const IDENTITY_BYTES_MAX = 320
 /** O_DIRECT's unit here: memory, file offsets and lengths are multiples of it; the record block is one of them. */

@@ -14,16 +14,17 @@ export interface Ask {
   readonly op: keyof typeof Op
   readonly name: string
   /** Default: the name with a prefix. */
-  readonly identity?: string
-  readonly meta?: string
+  readonly identity?: string | Uint8Array
+  readonly meta?: string | Uint8Array
   readonly flags?: readonly (keyof typeof Flag)[]
   /** Byte offset in the memory. */
   readonly at?: number
   readonly length?: number
   readonly fileOffset?: number
+  readonly recordAt?: number
 }
 
-export interface Answer { readonly status: keyof typeof Status; readonly errno: number; readonly length: number; readonly microseconds: number; readonly meta: string }
+export interface Answer { readonly status: keyof typeof Status; readonly errno: number; readonly length: number; readonly microseconds: number; readonly meta: string; readonly metaBytes: Buffer }
 
 export interface SharedPart { readonly directory: string; readonly engine: EngineName; readonly direct: boolean; readonly words: Int32Array; readonly memory: Uint8Array }
 
@@ -67,7 +68,8 @@ export class Rig {
     const words: number[] = []
     let at = 0
     asks.forEach((ask, i) => {
-      const [name, identity, meta] = [ask.name, ask.identity ?? `of ${ask.name}`, ask.meta ?? ''].map(text => Buffer.from(text)) as [Buffer, Buffer, Buffer]
+      const [name, identity, meta] = [ask.name, ask.identity ?? `of ${ask.name}`, ask.meta ?? '']
+        .map(part => typeof part === 'string' ? Buffer.from(part) : Buffer.from(part)) as [Buffer, Buffer, Buffer]
       const word = this.#words++ % this.shared.words.length
       Atomics.store(this.shared.words, word, QUEUED)
       words.push(word)
@@ -85,7 +87,8 @@ export class Rig {
         identityLength: identity.length,
         metaLength: meta.length,
         word,
-        wordQueued: QUEUED
+        wordQueued: QUEUED,
+        recordAt: ask.recordAt ?? 0
       }
       for (const field of Object.keys(Field) as (keyof typeof Field)[]) descriptors[i * DESCRIPTOR_STRIDE + Field[field]] = values[field]
       parts.push(name, identity, meta)
@@ -102,7 +105,8 @@ export class Rig {
       errno: results[i * RESULT_STRIDE + ResultField.errno]!,
       length: results[i * RESULT_STRIDE + ResultField.length]!,
       microseconds: results[i * RESULT_STRIDE + ResultField.microseconds]!,
-      meta: Buffer.from(metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX)).toString().replace(/\0+$/, '')
+      meta: Buffer.from(metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX)).toString().replace(/\0+$/, ''),
+      metaBytes: Buffer.from(metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX))
     })))
     return { words, answers }
   }
