@@ -3,7 +3,7 @@
  */
 export { HiCacheNixl, type MemPoolHost, type VerifyReport } from './connector/hicache-nixl.js'
 export type { OpenOptions } from './connector/open-options.js'
-export type { Failure, MissReason, ReadOutcome, WriteOutcome } from './connector/outcome.js'
+export type { Failure, MissReason, ReadOutcome, WriteOutcome } from './storage/outcome.js'
 export { HiCacheError, type ErrorCode, type SourcePlace } from './error.js'
 export { NixlBackendConfig } from './config/nixl-backend-config.js'
 export { NixlBackendSelection } from './selection/nixl-backend-selection.js'

@@ -32,7 +32,7 @@ import { WorkerPool } from '../transfer/worker-pool.js'
 import { TIMEOUT_MS_MAX, checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkPages, checkPairs, checkSignal, isTarget, throwIfAborted } from './arguments.js'
 import { DirectoryWatch } from './directory-watch.js'
 import { checkOpenOptions, type OpenOptions } from './open-options.js'
-import type { MissReason, ReadOutcome, WriteOutcome } from './outcome.js'
+import type { MissReason, ReadOutcome, WriteOutcome } from '../storage/outcome.js'
 import { openStorageDirectory } from './storage-directory.js'
 
 const WORDS = 16_384
