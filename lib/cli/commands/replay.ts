@@ -1,12 +1,14 @@
 import type { HiCacheNixl, OpenOptions } from '../../index.js'
 import type { CommandContext, OptionSpecs } from '../command.js'
-import { formatBytes, formatCount, formatDuration, formatMicroseconds } from '../format.js'
+import { formatBytes, formatCount, formatDuration, formatMicroseconds, parseBytes } from '../format.js'
 import { STORE_OPTIONS } from '../store-options.js'
+import { POLICY_NAMES, SIMULATED_POLICY_NAMES, type SimulatedPolicyName } from '../../storage/policies/policies.js'
 import { table } from '../style.js'
+import { suggest } from '../suggest.js'
 import { UsageError } from '../usage-error.js'
 import { LatencySamples, type LatencySummary } from '../workload/latency-samples.js'
 import { ReplayTotals } from '../workload/replay-totals.js'
-import { SimulatedCache, type SimulatedPolicy } from '../workload/simulated-cache.js'
+import { simulatePolicies, type SimulationResult } from '../workload/simulation.js'
 import { replayArenaBytes, TraceReplay } from '../workload/trace-replay.js'
 import { TraceReader, type TraceSummary } from '../workload/trace-reader.js'
 import { WorkDirectory } from '../workload/work-directory.js'
@@ -22,9 +24,12 @@ export const options: OptionSpecs = {
   dir: { type: 'string', value: 'DIR', help: 'Work in exactly this directory, instead of in a fresh one inside --storage-dir.' },
   'page-bytes': { type: 'string', value: 'SIZE', help: 'Bytes of a page, a multiple of 4096. Default: 64KiB.' },
   limit: { type: 'string', value: 'N', help: 'Play the first N requests only.' },
-  capacity: { type: 'string', value: 'SIZE', help: 'Bytes that the pages may take. Default: no limit.' },
-  policy: { type: 'string', choices: ['lru', 'fifo'], help: 'What goes when the capacity is reached. Default: lru, the only one of a real store of this layout.' },
-  simulate: { type: 'boolean', help: 'Count hits without storing anything: what a policy would do with --capacity.' },
+  capacity: { type: 'string', value: 'SIZE', help: 'Bytes that the pages may take, or a share of the distinct pages: 5%. With --simulate several, with commas. Default: no limit.' },
+  policy: {
+    type: 'string', value: 'NAME',
+    help: `What goes when the capacity is reached: ${POLICY_NAMES.join(' or ')}; with --simulate ${SIMULATED_POLICY_NAMES.slice(POLICY_NAMES.length).join(', ')} too, several with commas, or all. Default: ${POLICY_NAMES[0]}.`,
+  },
+  simulate: { type: 'boolean', help: 'Count hits without storing anything: what each --policy would do with each --capacity.' },
   'in-flight': { type: 'string', value: 'N', help: 'Requests played at once, 1 to 64. Default: 4. The hits do not depend on it.' },
   keep: { type: 'boolean', help: 'Leave the pages where they are at the end.' },
 }
@@ -43,12 +48,18 @@ const BLOCK_BYTES = 4096
 const PAGE_BYTES_MAX = 256 * 2 ** 20
 const ARENA_BYTES_MAX = 4 * 2 ** 30
 
+/** A capacity as it was given, and the bytes that this is. */
+interface Capacity { readonly given: string; readonly bytes: number }
+
 interface Plan {
   readonly reader: TraceReader
   readonly trace: TraceSummary
   readonly pageBytes: number
+  /** One, or with --simulate several. */
+  readonly capacities: readonly Capacity[]
+  readonly policies: readonly SimulatedPolicyName[]
+  /** Bytes that the pages may take, where they are stored. */
   readonly capacity: number | undefined
-  readonly policy: SimulatedPolicy
   readonly requestsInFlight: number
 }
 
@@ -68,41 +79,98 @@ async function makePlan(context: CommandContext): Promise<Plan> {
   const given = context.options
   const pageBytes = given.bytes('page-bytes', { min: BLOCK_BYTES, max: PAGE_BYTES_MAX }) ?? DEFAULT_PAGE_BYTES
   if (pageBytes % BLOCK_BYTES !== 0) throw new UsageError(`option --page-bytes must be a multiple of ${BLOCK_BYTES}; found ${pageBytes}`)
-  const capacity = given.bytes('capacity', { min: 1 })
-  const policy = (given.string('policy') ?? 'lru') as SimulatedPolicy
+  const policies = policiesOf(given.string('policy'))
+  const capacityTexts = given.string('capacity')?.split(',').map(text => text.trim()) ?? []
   const requestsInFlight = given.integer('in-flight', { min: 1, max: 64 }) ?? 4
   const limit = given.integer('limit', { min: 1 })
-  const simulated = given.flag('simulate')
-  if (!simulated && policy !== 'lru') {
-    throw new UsageError(`--policy ${policy} works with --simulate only`, 'The file layout evicts what was read longest ago: --policy lru.')
+  if (!given.flag('simulate')) {
+    const simulatedOnly = policies.find(policy => !(POLICY_NAMES as readonly string[]).includes(policy))
+    if (simulatedOnly !== undefined) throw new UsageError(`--policy ${simulatedOnly} works with --simulate only`, `A store has ${POLICY_NAMES.join(' and ')}.`)
+    if (policies.length > 1 || capacityTexts.length > 1) throw new UsageError('several policies or capacities work with --simulate only', 'Add --simulate, or name one.')
+    if (capacityTexts.length > 0 && given.string('config') !== undefined) {
+      throw new UsageError('--capacity and --config cannot be combined', 'Put the capacity into the configuration instead.')
+    }
   }
-  if (!simulated && capacity !== undefined && given.string('config') !== undefined) {
-    throw new UsageError('--capacity and --config cannot be combined', 'Put l3_cleaner_enabled and l3_cleaner_capacity_gb into the configuration instead.')
-  }
+  // Malformed sizes are refused before the trace is read.
+  for (const text of capacityTexts) capacityOf(text, 1, pageBytes)
   const reader = new TraceReader(context.positionals[0]!, limit)
   // One pass without a cache finds malformed lines, and says how much space the pages need, before anything is written.
   const trace = await reader.summarise()
-  return { reader, trace, pageBytes, capacity, policy, requestsInFlight }
+  const capacities = capacityTexts.map(text => ({ given: text, bytes: capacityOf(text, trace.distinctBlocks, pageBytes) }))
+  return { reader, trace, pageBytes, capacities, policies, capacity: capacities[0]?.bytes, requestsInFlight }
+}
+
+function policiesOf(text: string | undefined): SimulatedPolicyName[] {
+  if (text === undefined) return [POLICY_NAMES[0]]
+  if (text === 'all') return [...SIMULATED_POLICY_NAMES]
+  return text.split(',').map(part => {
+    const name = part.trim()
+    if ((SIMULATED_POLICY_NAMES as readonly string[]).includes(name)) return name as SimulatedPolicyName
+    const near = suggest(name, SIMULATED_POLICY_NAMES)
+    throw new UsageError(`option --policy must be all or of ${SIMULATED_POLICY_NAMES.join(', ')}; found "${name}"`, near === undefined ? undefined : `Did you mean ${near}?`)
+  })
+}
+
+/** Bytes of `65536`, `1.5GiB`, or of `5%` of the distinct pages, in whole pages. */
+function capacityOf(text: string, distinctBlocks: number, pageBytes: number): number {
+  const share = /^(\d+(?:\.\d+)?)%$/.exec(text)
+  const bytes = share === null ? parseBytes(text) : Math.max(1, Math.floor(Number(share[1]) / 100 * distinctBlocks)) * pageBytes
+  if (bytes === undefined || !Number.isSafeInteger(bytes)) {
+    throw new UsageError(`option --capacity must be a size in bytes (65536, 64KiB, 1.5GiB) or a share of the distinct pages (5%); found "${text}"`)
+  }
+  if (bytes < 1 || share !== null && Number(share[1]) === 0) throw new UsageError(`option --capacity must be at least 1; found ${text}`)
+  return bytes
 }
 
 async function simulate(context: CommandContext, plan: Plan): Promise<number> {
-  const started = performance.now()
-  const cache = new SimulatedCache(plan.policy, plan.capacity === undefined ? Number.POSITIVE_INFINITY : Math.floor(plan.capacity / plan.pageBytes))
-  const totals = new ReplayTotals()
-  for await (const { blockIds } of plan.reader.requests()) {
-    context.signal.throwIfAborted()
-    const hits = cache.lookUp(blockIds)
-    for (let index = hits; index < blockIds.length; index++) cache.store(blockIds[index]!)
-    totals.requests++
-    totals.references += blockIds.length
-    totals.hits += hits
+  const capacities = plan.capacities.length > 0 ? plan.capacities : [{ given: 'no limit', bytes: Number.POSITIVE_INFINITY }]
+  const progress = context.progress({ label: 'simulate', total: plan.policies.length * capacities.length, unit: 'runs' })
+  let results: SimulationResult[]
+  try {
+    results = await simulatePolicies({
+      reader: plan.reader, trace: plan.trace, policies: plan.policies, capacitiesPages: capacities.map(({ bytes }) => Math.floor(bytes / plan.pageBytes)),
+      signal: context.signal, onRun: count => progress.update(count, ''),
+    })
+  } finally {
+    progress.finish()
   }
-  const seconds = (performance.now() - started) / 1000
+  if (results.length > 1) {
+    await showSimulations(context, plan, capacities, results)
+    return 0
+  }
+  const [{ hits, evicted, seconds }] = results as [SimulationResult]
+  const totals = new ReplayTotals()
+  Object.assign(totals, { requests: plan.trace.requests, references: plan.trace.references, hits, evicted })
   const nothing = new LatencySamples().summary()
-  const report: Report = { totals, seconds, latencyUs: { lookup: nothing, read: nothing, write: nothing } }
-  totals.evicted = cache.evicted
-  await show(context, plan, report, { simulated: true })
+  await show(context, plan, { totals, seconds, latencyUs: { lookup: nothing, read: nothing, write: nothing } }, { simulated: true })
   return 0
+}
+
+/** Hit rates of several policies and capacities: one table, a row for each policy. */
+async function showSimulations(context: CommandContext, plan: Plan, capacities: readonly Capacity[], results: readonly SimulationResult[]): Promise<void> {
+  const { requests, references, distinctBlocks } = plan.trace
+  const rateOf = (hits: number): number => references === 0 ? 0 : hits / references
+  if (context.json) {
+    await context.output.json({
+      simulated: true, requests, references, distinctBlocks, pageBytes: plan.pageBytes,
+      runs: results.map(({ policy, capacityPages, hits, evicted, seconds }, index) => {
+        const { bytes } = capacities[index % capacities.length]!
+        return { policy, capacity: Number.isFinite(bytes) ? bytes : null, capacityPages: Number.isFinite(bytes) ? capacityPages : null, hits, hitRate: rateOf(hits), evicted, seconds }
+      }),
+    })
+    return
+  }
+  const { style } = context
+  const best = capacities.map((_, column) => Math.max(...results.filter(({ policy }, index) => index % capacities.length === column && policy !== 'clairvoyant').map(({ hits }) => hits)))
+  const rows = [['', ...capacities.map(({ given }) => given)]]
+  for (let start = 0; start < results.length; start += capacities.length) {
+    rows.push([results[start]!.policy, ...results.slice(start, start + capacities.length).map(({ hits }, column) => {
+      const rate = rateOf(hits).toFixed(4)
+      return hits === best[column] ? style.bold(rate) : rate
+    })])
+  }
+  const head = `${formatCount(requests)} requests, ${formatCount(references)} references to ${formatCount(distinctBlocks)} pages of ${formatBytes(plan.pageBytes)}`
+  await context.output.write(`${style.bold('Hit rates, simulated; nothing was stored')}\n  ${style.dim(head)}\n${table(rows, `l${'r'.repeat(capacities.length)}`, '  ')}`)
 }
 
 async function play(context: CommandContext, plan: Plan): Promise<number> {
@@ -170,7 +238,7 @@ async function show(context: CommandContext, plan: Plan, report: Report, more: R
     await context.output.json({
       requests: totals.requests, references: totals.references, hits: totals.hits, hitRate, wrongBytes: totals.wrongBytes, failures: totals.failures,
       bytesRead: totals.bytesRead, bytesWritten: totals.bytesWritten, seconds, latencyUs,
-      pageBytes: plan.pageBytes, distinctBlocks: plan.trace.distinctBlocks, capacity: plan.capacity ?? null, policy: plan.capacity === undefined ? null : plan.policy,
+      pageBytes: plan.pageBytes, distinctBlocks: plan.trace.distinctBlocks, capacity: plan.capacity ?? null, policy: plan.capacity === undefined ? null : plan.policies[0],
       stored: totals.stored, alreadyThere: totals.alreadyThere, evicted: totals.evicted, missReasons: totals.missReasons, errors: totals.errors, ...more,
     })
     return
@@ -182,7 +250,7 @@ async function show(context: CommandContext, plan: Plan, report: Report, more: R
   const rows: string[][] = [
     ['requests', formatCount(totals.requests)],
     ['pages', `${formatCount(totals.references)} references to ${formatCount(plan.trace.distinctBlocks)} pages of ${formatBytes(plan.pageBytes)}`],
-    ['capacity', plan.capacity === undefined ? 'no limit' : `${formatBytes(plan.capacity)}, ${plan.policy}`],
+    ['capacity', plan.capacity === undefined ? 'no limit' : `${formatBytes(plan.capacity)}, ${plan.policies[0]!}`],
     ['hits', `${formatCount(totals.hits)}  ${style.bold(percent(totals.hits, totals.references))}`],
   ]
   if (simulated) {
