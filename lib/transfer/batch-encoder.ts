@@ -1,5 +1,5 @@
 import type { FileLayout } from '../storage/file-layout.js'
-import { DESCRIPTOR_STRIDE, Field } from './protocol.js'
+import { DESCRIPTOR_STRIDE, Field, Op } from './protocol.js'
 import type { CompletionWords } from './completion-words.js'
 import type { TransferRequest } from './transfer-request.js'
 
@@ -30,15 +30,7 @@ export class BatchEncoder {
       descriptors[base + Field.op] = request.op
       descriptors[base + Field.flags] = request.flags
       descriptors[base + Field.directory] = request.directory
-      descriptors[base + Field.nameOffset] = at
-      const nameEnd = this.#layout.encodeName(request.storedKey, this.#blob, at)
-      descriptors[base + Field.nameLength] = nameEnd - at
-      descriptors[base + Field.recordOffset] = nameEnd
-      const identityEnd = this.#layout.encodeIdentity(request.storedKey, this.#blob, nameEnd)
-      descriptors[base + Field.identityLength] = identityEnd - nameEnd
-      this.#blob.set(request.meta, identityEnd)
-      descriptors[base + Field.metaLength] = request.meta.length
-      at = identityEnd + request.meta.length
+      at = request.storage?.encode(descriptors, base, this.#blob, at) ?? this.#encodePlace(request, descriptors, base, at)
       if (request.memory.kind === 'direct') {
         descriptors[base + Field.region] = request.memory.region
         descriptors[base + Field.memoryOffset] = request.memory.offset
@@ -49,13 +41,26 @@ export class BatchEncoder {
       descriptors[base + Field.length] = request.length
       descriptors[base + Field.word] = request.word
       descriptors[base + Field.wordQueued] = this.#words.value(request.word)
-      if (this.#layout.wantsMeta(request.op)) wantMetas = true
+      if (this.#layout.wantsMeta(request.op) || request.op === Op.segmentWrite) wantMetas = true
     }
     return { descriptors, blob: this.#blob.slice(0, at), wantMetas }
   }
 
+  /** Name, identity and meta of a page file. */
+  #encodePlace(request: TransferRequest, descriptors: Float64Array, base: number, at: number): number {
+    descriptors[base + Field.nameOffset] = at
+    const nameEnd = this.#layout.encodeName(request.storedKey, this.#blob, at)
+    descriptors[base + Field.nameLength] = nameEnd - at
+    descriptors[base + Field.recordOffset] = nameEnd
+    const identityEnd = this.#layout.encodeIdentity(request.storedKey, this.#blob, nameEnd)
+    descriptors[base + Field.identityLength] = identityEnd - nameEnd
+    this.#blob.set(request.meta, identityEnd)
+    descriptors[base + Field.metaLength] = request.meta.length
+    return identityEnd + request.meta.length
+  }
+
   #reserve(at: number, request: TransferRequest): void {
-    const need = at + this.#layout.encodedBytesMax(request.storedKey) + request.meta.length
+    const need = at + (request.storage?.encodedBytesMax ?? this.#layout.encodedBytesMax(request.storedKey) + request.meta.length)
     if (need <= this.#blob.length) return
     const grown = new Uint8Array(Math.max(need, this.#blob.length * 2))
     grown.set(this.#blob.subarray(0, at))

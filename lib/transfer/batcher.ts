@@ -9,7 +9,7 @@ import type { CompletionWords } from './completion-words.js'
 import { CopyBudget, FRESH_MEMORY_WEIGHT } from './copy-budget.js'
 import { DirectoryLane } from './directory-lane.js'
 import type { BatchResult, NativeAddon } from './native-binding.js'
-import { META_BYTES_MAX, Op, RESULT_STRIDE, ResultField, Status } from './protocol.js'
+import { META_BYTES_MAX, RESULT_STRIDE, ResultField, Status } from './protocol.js'
 import { Quarantine } from './quarantine.js'
 import type { RequestResult, TransferRequest } from './transfer-request.js'
 import type { WorkerPool } from './worker-pool.js'
@@ -56,6 +56,8 @@ export class Batcher {
   readonly #mutations = new Map<string, TransferRequest[]>()
   readonly #copyOuts: CopyOut[] = []
   readonly #inFlight = new Set<TransferRequest>()
+  /** Requests that went to a worker, and whose storage has not heard how they ended. */
+  readonly #holding = new Set<TransferRequest>()
   readonly #idleWaiters: (() => void)[] = []
   readonly #roomWaiters: { readonly bytes: number; readonly resolve: () => void }[] = []
   #pumpScheduled = false
@@ -129,6 +131,7 @@ export class Batcher {
       } else if (this.#o.words.cancel(request.word)) {
         // Called off before it began: nobody will touch its memory, whatever becomes of the rest of its batch.
         this.#land(lane, request, true)
+        this.#endStorage(request, 'untouched')
       } else {
         silent = true
       }
@@ -170,10 +173,18 @@ export class Batcher {
     return [...all]
   }
 
+  /** What a StorageHold waited for may be there now. */
+  pumpSoon(): void { this.#schedulePump() }
+
   /** Ends the watching of quarantined memory; answers its bytes. */
   close(): number {
     for (const waiter of this.#roomWaiters.splice(0)) waiter.resolve()
-    return this.#quarantine.close()
+    const leaked = this.#quarantine.close()
+    for (const request of this.#holding) {
+      const untouched = request.word >= 0 && this.#o.words.cancel(request.word)
+      this.#endStorage(request, untouched ? 'untouched' : request.nativeEnd ?? 'unknown')
+    }
+    return leaked
   }
 
   #schedulePump(): void {
@@ -231,6 +242,12 @@ export class Batcher {
       (this.#bytesInFlight > 0 && this.#bytesInFlight + request.length > inFlightBytesMax) ||
       (lane.bytesInFlight > 0 && lane.bytesInFlight + request.length > lane.bytesMax)
     if (full) return this.#waitOrRefuse(request, 'the limit on bytes in flight is reached')
+    if (request.storage && !request.placed) {
+      const admission = request.storage.admit()
+      if (admission === 'wait') return 'wait'
+      if (admission !== 'go') return 'refused' in admission ? this.#refuseWaiting(request, admission.refused) : this.#answerWaiting(request, admission.answer, admission.length ?? 0)
+      request.placed = true
+    }
     if (request.staged) {
       const slot = arena.allocate(request.length)
       if (!slot) {
@@ -259,6 +276,12 @@ export class Batcher {
   #refuseWaiting(request: TransferRequest, why: string): 'refused' {
     this.#leaveQueue(request)
     this.#refuse(request, why)
+    return 'refused'
+  }
+
+  /** Its storage knows the answer already. */
+  #answerWaiting(request: TransferRequest, status: number, length: number): 'refused' {
+    this.#settle(request, { failure: null, status, errno: 0, length, meta: null, bytes: null, slot: null })
     return 'refused'
   }
 
@@ -305,6 +328,8 @@ export class Batcher {
   #takeOff(lane: DirectoryLane, request: TransferRequest): void {
     request.scope.admitted++
     request.word = this.#o.words.take()
+    request.dispatched = true
+    if (!request.storageEnded) this.#holding.add(request)
     this.#inFlight.add(request)
     this.#bytesInFlight += request.length
     this.#requestsInFlight++
@@ -321,7 +346,10 @@ export class Batcher {
       (error: unknown) => this.#lost(lane, requests, error)
     ).catch((error: unknown) => {
       // A fault of ours, or of a listener that a caller gave us: it must not leave a batch unsettled.
-      for (const request of requests) this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_IO', `Settling a batch failed: ${String(error)}.`, { cause: error }) })
+      for (const request of requests) {
+        this.#nativeEnded(request, request.nativeEnd ?? 'unknown')
+        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_IO', `Settling a batch failed: ${String(error)}.`, { cause: error }) })
+      }
     })
   }
 
@@ -331,12 +359,17 @@ export class Batcher {
     let answered = false
     for (let i = 0; i < requests.length; i++) {
       const request = requests[i]!
-      // Called off before it began, and off the books since.
-      if (request.word < 0) continue
       const base = i * RESULT_STRIDE
       const status = answer.results[base + ResultField.status]!
+      const end = status === Status.cancelled ? 'untouched' : status
+      // Given up before, and off the books since.
+      if (request.word < 0) {
+        this.#nativeEnded(request, end)
+        continue
+      }
       const done = this.#o.words.isDone(request.word)
       this.#land(lane, request, done)
+      this.#nativeEnded(request, end)
       if (done) answered = true
       if (request.settled) {
         if (done) this.#unpin(request)
@@ -351,7 +384,7 @@ export class Batcher {
       bytes += request.length
       const result: RequestResult & { failure: null } = {
         failure: null, status, errno: answer.results[base + ResultField.errno]!, length: answer.results[base + ResultField.length]!,
-        meta: answer.metas.length > 0 ? answer.metas.slice(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null, bytes: null, slot: null
+        meta: request.storage?.pageMeta ?? (answer.metas.length > 0 ? answer.metas.slice(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null), bytes: null, slot: null
       }
       this.#deliver(request, result)
     }
@@ -359,7 +392,7 @@ export class Batcher {
       lane.answeredAt = performance.now()
       this.#o.onDirectory(lane.index, 'answered')
     }
-    this.#o.metrics.batch(metricsOp(requests[0]!.op), requests.length, bytes, (performance.now() - started) / 1000)
+    this.#o.metrics.batch(metricsOp(requests[0]!), requests.length, bytes, (performance.now() - started) / 1000)
     this.#pump()
   }
 
@@ -422,9 +455,14 @@ export class Batcher {
     lane.batchesInFlight--
     const failure = HiCacheError.is(error) ? error : new HiCacheError('ERR_WORKER', String(error))
     for (const request of requests) {
-      if (request.word < 0) continue
-      const free = this.#o.words.cancel(request.word) || this.#o.words.isDone(request.word)
+      if (request.word < 0) {
+        this.#nativeEnded(request, 'unknown')
+        continue
+      }
+      const untouched = this.#o.words.cancel(request.word)
+      const free = untouched || this.#o.words.isDone(request.word)
       this.#land(lane, request, free)
+      this.#nativeEnded(request, untouched ? 'untouched' : 'unknown')
       if (free) this.#unpin(request)
       this.#settle(request, { failure: 'failed', error: withKey(failure, request) })
     }
@@ -448,13 +486,28 @@ export class Batcher {
       if (request.slot) this.#stagedBytesInFlight -= request.length
       request.slot = null
       request.pinned = null
+      request.quarantined = true
       this.#quarantine.add(request.word, pinned, request.length, () => {
         landLane()
+        request.quarantined = false
+        // Its batch may still wait for others, and knows how it ended.
+        if (request.nativeEnd !== null) this.#endStorage(request, request.nativeEnd)
         // It answered after all: a deadline that was short for a healthy disk must not keep its directory unavailable.
         this.#o.onDirectory(lane.index, 'answered')
       })
     }
     request.word = -1
+  }
+
+  /** Its batch is over. What the kernel still has ends when it lets go. */
+  #nativeEnded(request: TransferRequest, how: 'untouched' | 'unknown' | number): void {
+    request.nativeEnd = how
+    if (!request.quarantined) this.#endStorage(request, how)
+  }
+
+  #endStorage(request: TransferRequest, how: 'untouched' | 'unknown' | number): void {
+    this.#holding.delete(request)
+    request.endStorage(how)
   }
 
   #unpin(request: TransferRequest): void {
@@ -478,6 +531,7 @@ export class Batcher {
     this.#leaveQueue(request)
     if (request.word < 0) this.#unpin(request)
     this.#unsettled--
+    if (!request.dispatched) request.endStorage('untouched')
     if (isMutation(request)) this.#passOn(request)
     request.settle(result)
     if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
@@ -503,16 +557,9 @@ export class Batcher {
   }
 }
 
-function isMutation(request: TransferRequest): boolean { return request.op === Op.pageWrite || request.op === Op.pageDelete }
+function isMutation({ role }: TransferRequest): boolean { return role === 'write' || role === 'delete' }
 
-function metricsOp(op: number): MetricsOp {
-  switch (op) {
-    case Op.pageWrite: return 'write'
-    case Op.pageRead: return 'read'
-    case Op.pageDelete: return 'delete'
-    default: return 'exists'
-  }
-}
+function metricsOp({ role }: TransferRequest): MetricsOp { return role === 'check' || role === 'other' ? 'exists' : role }
 
 function withKey(error: HiCacheError, request: TransferRequest): HiCacheError {
   return new HiCacheError(error.code, error.message, { key: request.key, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }) })

@@ -2,13 +2,22 @@ import type { HiCacheError } from '../error.js'
 import type { Pinnable } from '../memory/pinnable.js'
 import type { Slot } from '../memory/slot.js'
 import type { CallScope } from './call-scope.js'
+import { Op } from './protocol.js'
+import type { StorageHold } from './storage-hold.js'
+
+/**
+ * What a request means for its page, whatever the layout calls it. Writes and deletes of one page go one after the other, in the order of their calls; reads and checks may be answered by what is
+ * under way; `other` (a touch, an eviction's record) is none of that.
+ */
+export type RequestRole = 'write' | 'delete' | 'read' | 'check' | 'other'
 
 /** Where the bytes of a request are. */
 export type RequestMemory =
   /** No payload: check, delete, touch. */
   | { readonly kind: 'none' }
-  /** Registered memory, used as it is; its owner is pinned while it is in flight. */
-  | { readonly kind: 'direct'; readonly region: number; readonly offset: number; readonly owner: Pinnable }
+  /** Registered memory, used as it is; its owner is pinned while it is in flight. `bytes`: the same memory as this thread sees it; without it the request
+      shares nothing with others of its page. */
+  | { readonly kind: 'direct'; readonly region: number; readonly offset: number; readonly owner: Pinnable; readonly bytes?: Uint8Array }
   /** A source in ordinary memory: copied into a slot before it goes. */
   | { readonly kind: 'copy-in'; readonly bytes: Uint8Array }
   /** A target in ordinary memory: read into a slot and copied out. */
@@ -28,7 +37,9 @@ export type RequestResult =
 /** One page on its way. The batcher moves it; whoever made it hears once, by `onResult`. */
 export class TransferRequest {
   readonly op: number
-  readonly flags: number
+  /** protocol.ts's Flag. Those that depend on what is stored may be set by storage.admit(). */
+  flags: number
+  readonly role: RequestRole
   readonly directory: number
   /** Stored key of the page. */
   readonly storedKey: string
@@ -37,8 +48,12 @@ export class TransferRequest {
   readonly memory: RequestMemory
   /** Payload bytes. */
   readonly length: number
-  /** Record meta to be written; empty otherwise. */
+  /** Meta of the page to be written, which reads of it answer while it is under way; empty otherwise. */
   readonly meta: Uint8Array
+  /** Its place in the segments; null for the file layout. */
+  readonly storage: StorageHold | null
+  /** Only storage itself may answer it: no write that is under way, no other read. */
+  readonly fromStorage: boolean
   readonly scope: CallScope
   readonly #onResult: (result: RequestResult) => void
 
@@ -55,15 +70,31 @@ export class TransferRequest {
   /** Bytes found unchanged after they were copied in over several turns. */
   compared = 0
   word = -1
+  /** storage.admit() said 'go'. */
+  placed = false
+  /** It went to a worker. */
+  dispatched = false
+  /** The kernel still had it when its batch ended or it was given up. */
+  quarantined = false
+  /** How native code said that it ended. */
+  nativeEnd: 'untouched' | 'unknown' | number | null = null
+  #storageEnded = false
   /** Milliseconds of performance.now() at its making. */
   readonly madeAt: number
 
   constructor(init: {
     op: number; flags: number; directory: number; storedKey: string; key?: string; memory: RequestMemory; length: number; meta: Uint8Array; scope: CallScope
     onResult: (result: RequestResult) => void
+    storage?: StorageHold | null
+    /** Default: by `op`; a recordWrite is `other`. */
+    role?: RequestRole
+    fromStorage?: boolean
   }) {
     this.op = init.op
     this.flags = init.flags
+    this.role = init.role ?? roleOf(init.op)
+    this.storage = init.storage ?? null
+    this.fromStorage = init.fromStorage ?? false
     this.directory = init.directory
     this.storedKey = init.storedKey
     this.key = init.key ?? init.storedKey
@@ -82,11 +113,30 @@ export class TransferRequest {
     return kind !== 'none' && kind !== 'direct'
   }
 
+  get storageEnded(): boolean { return this.storage === null || this.#storageEnded }
+
+  /** Tells the storage, once, that native code is through with the request, and how. */
+  endStorage(how: 'untouched' | 'unknown' | number): void {
+    if (this.storageEnded) return
+    this.#storageEnded = true
+    this.storage!.ended(how)
+  }
+
   settle(result: RequestResult): void {
     if (this.settled) return
     this.settled = true
     // First the result: what follows from it (a second read, of the right length) joins the call before the call counts as over.
     this.#onResult(result)
     this.scope.settled()
+  }
+}
+
+function roleOf(op: number): RequestRole {
+  switch (op) {
+    case Op.pageWrite: case Op.segmentWrite: return 'write'
+    case Op.pageDelete: return 'delete'
+    case Op.pageRead: case Op.segmentRead: return 'read'
+    case Op.pageCheck: return 'check'
+    default: return 'other'
   }
 }
