@@ -107,6 +107,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
         out.set(told, "ownerUid", out.number(report.owner_uid));
         out.set(told, "mode", out.number(report.mode));
         out.set(told, "writable", out.boolean(report.writable));
+        out.set(told, "pageFiles", out.boolean(report.page_files));
         deferred.resolve(out, told);
       },
       Napi::Value(), probe_release_ms);

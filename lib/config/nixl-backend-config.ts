@@ -3,7 +3,7 @@ import { resolve } from 'node:path'
 import { HiCacheError } from '../error.js'
 import { readConfigSource } from './config-source.js'
 import type { Configuration } from './config-types.generated.js'
-import { readEnvironment, splitDirectories } from './environment.js'
+import { STORAGE_DIR_VARIABLE, readEnvironment, splitDirectories } from './environment.js'
 import { normalise } from './normalise.js'
 import { describeFound } from './parsed-value.js'
 import {
@@ -82,6 +82,8 @@ export class NixlBackendConfig {
   /** Absolute paths; no two lead to one directory. */
   readonly storageDirs: readonly string[]
   readonly storageDirSource: 'option' | 'config' | 'environment' | 'default'
+  /** The environment variable that names the directories, where one does: SGLang's, so that its Python connector may look for pages in them too. */
+  readonly storageDirVariable: string | null
   /** What is valid but worth a word. */
   readonly warnings: readonly string[]
   readonly #sections: ReadonlyMap<string, SectionSettings>
@@ -98,6 +100,7 @@ export class NixlBackendConfig {
     this.options = optionsOf(loaded.top)
     this.storageDirs = loaded.storageDirs
     this.storageDirSource = loaded.storageDirSource
+    this.storageDirVariable = loaded.storageDirSource === 'environment' ? STORAGE_DIR_VARIABLE : null
     this.warnings = loaded.warnings
     this.#sections = loaded.sections
     this.#objEnvironment = loaded.objEnvironment

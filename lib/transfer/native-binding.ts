@@ -86,6 +86,8 @@ export interface DirectoryReport {
   readonly ownerUid: number
   readonly mode: number
   readonly writable: boolean
+  /** It holds pages of the file layout already: in bucket folders, or flat ones that are named as HiCache names pages or end in a record block. */
+  readonly pageFiles: boolean
 }
 
 export interface MadeDirectory {

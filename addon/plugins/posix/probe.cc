@@ -17,6 +17,7 @@
 #include <sstream>
 #include <system_error>
 
+#include "plugins/posix/page_files.h"
 #include "pool/page_store.h"
 #include "util/aligned_buffer.h"
 #include "util/errno_name.h"
@@ -152,6 +153,7 @@ int probe_directory(const std::string& path, DirectoryReport& report, std::strin
   report.free_bytes = static_cast<uint64_t>(fs.f_bavail) * unit;
   report.total_bytes = static_cast<uint64_t>(fs.f_blocks) * unit;
   report.file_system = name_of(report.real_path, static_cast<unsigned long>(fs.f_type));
+  report.page_files = holds_page_files(folder.get());
   spread_folders(folder.get());
 
   const std::string name = probe_name();

@@ -16,6 +16,7 @@ struct DirectoryReport {
   uint64_t free_bytes = 0, total_bytes = 0;
   uint32_t owner_uid = 0, mode = 0;
   bool writable = false;
+  bool page_files = false;  // it holds pages of the file layout
 };
 
 // Blocks. 0, or the errno of what failed (`failed_call` names it).

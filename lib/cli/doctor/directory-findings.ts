@@ -121,7 +121,7 @@ async function withoutAddon(path: string): Promise<DirectoryReport> {
   const [{ uid, mode }, { bavail, blocks, bsize }] = await Promise.all([stat(path), statfs(path)])
   return {
     path, realPath: path, fileSystem: 'unknown', direct: false, directReason: 'not tried', engine: false, engineReason: 'not tried', tmpfile: false,
-    freeBytes: bavail * bsize, totalBytes: blocks * bsize, ownerUid: uid, mode: mode & 0o7777, writable: uid === process.geteuid?.() && (mode & 0o200) !== 0,
+    freeBytes: bavail * bsize, totalBytes: blocks * bsize, ownerUid: uid, mode: mode & 0o7777, pageFiles: false, writable: uid === process.geteuid?.() && (mode & 0o200) !== 0,
   }
 }
 
