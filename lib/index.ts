@@ -1,7 +1,8 @@
 /**
  * hicache-nixl: the KV-cache storage tier for Node. This file is the whole public surface.
  */
-export { HiCacheNixl, type MemPoolHost, type VerifyReport } from './connector/hicache-nixl.js'
+export { HiCacheNixl, type MemPoolHost } from './connector/hicache-nixl.js'
+export type { GcReport, VerifyOptions, VerifyReport } from './storage/page-store.js'
 export type { OpenOptions } from './connector/open-options.js'
 export type { Failure, MissReason, ReadOutcome, WriteOutcome } from './storage/outcome.js'
 export { HiCacheError, type ErrorCode, type SourcePlace } from './error.js'

@@ -1,14 +1,11 @@
 import { inspect } from 'node:util'
 import { availableParallelism } from 'node:os'
-import { stat as statFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../error.js'
 import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
-import { KeyNames, RESERVED_PREFIX } from '../keys/index.js'
+import { KeyNames, checkKey } from '../keys/index.js'
 import { Arena } from '../memory/arena.js'
 import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
-import { DTYPES, carries, describe, elementsOf, isDType, type DType } from '../memory/dtype.js'
+import { DTYPES, describe, elementsOf, isDType, type DType } from '../memory/dtype.js'
 import { defaultArenaBytes } from '../memory/memory-limit.js'
 import { NixlRegistration, isShared, type NixlTuple, type Registrable } from '../memory/nixl-registration.js'
 import type { Pinnable } from '../memory/pinnable.js'
@@ -19,30 +16,26 @@ import { silentLogger, type Logger } from '../observe/logger.js'
 import { Metrics, type Gauges } from '../observe/metrics.js'
 import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
-import { L3Cleaner } from '../storage/l3-cleaner.js'
+import { FileStore } from '../storage/file-store.js'
+import type { ReadOutcome, WriteOutcome } from '../storage/outcome.js'
 import type { PageInfo } from '../storage/page-info.js'
-import { Batcher, ioError } from '../transfer/batcher.js'
+import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../storage/page-store.js'
+import type { StoreParts } from '../storage/store-parts.js'
+import { Batcher } from '../transfer/batcher.js'
 import { CallScope, type CallOptions } from '../transfer/call-scope.js'
 import { CompletionWords } from '../transfer/completion-words.js'
 import { loadAddon } from '../transfer/load-addon.js'
-import type { DirectoryReport, EngineName, ListedFile, NativeAddon } from '../transfer/native-binding.js'
-import { BLOCK_BYTES, Flag, Op, Status } from '../transfer/protocol.js'
-import { TransferRequest, type RequestMemory, type RequestResult } from '../transfer/transfer-request.js'
+import type { DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
+import { BLOCK_BYTES } from '../transfer/protocol.js'
+import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
 import { TIMEOUT_MS_MAX, checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkPages, checkPairs, checkSignal, isTarget, throwIfAborted } from './arguments.js'
 import { DirectoryWatch } from './directory-watch.js'
 import { checkOpenOptions, type OpenOptions } from './open-options.js'
-import type { MissReason, ReadOutcome, WriteOutcome } from '../storage/outcome.js'
 import { openStorageDirectory } from './storage-directory.js'
 
 const WORDS = 16_384
-/** Where writers keep their temporaries (addon/pool/page_store.h): all of them, so that an opening never lists pages. */
-const TEMPORARY_FOLDER = `${RESERVED_PREFIX}-tmp`
 const GRACE_MS_DEFAULT = 5000
-/** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
-const LENGTH_TRIES_MAX = 4
-/** Keys that one look-up asks about at a time. */
-const LOOKUP_KEYS = 128
 /** How long an agent's end waits for the kernel; close() has waited before, so this is for workers that die. */
 const DRAIN_MS = 250
 
@@ -55,9 +48,6 @@ export interface MemPoolHost {
   /** 2: the first half of a page is its keys, the second its values, stored as `_k` and `_v`. 1: one part. Default 1. */
   readonly parts?: 1 | 2
 }
-
-/** What `verify()` found. `corrupt`: pages that fail their check or cannot be read. `missing`: pages that were listed and gone when they were read. */
-export interface VerifyReport { pages: number; bytes: number; ok: number; corrupt: number; unverified: number; missing: number }
 
 interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
 
@@ -80,10 +70,11 @@ export class HiCacheNixl implements AsyncDisposable {
     readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly reason: string; readonly remedy: string }[]
   }
   readonly directories: readonly DirectoryReport[]
-  readonly storageLayout = 'file' as const
+  readonly storageLayout: 'file' | 'segment'
   readonly #addon: NativeAddon
   readonly #names: KeyNames
   readonly #layout: FileLayout
+  readonly #store: PageStore
   readonly #arena: Arena
   readonly #words: CompletionWords
   readonly #wordsRegion: number
@@ -92,17 +83,11 @@ export class HiCacheNixl implements AsyncDisposable {
   readonly #metrics: Metrics
   readonly #health = new Health()
   readonly #watch: DirectoryWatch
-  readonly #cleaner: L3Cleaner
   readonly #logger: Logger
   readonly #inFlightBytesMax: number
   readonly #timeoutMs: number
-  readonly #readFlags: number
   readonly #registrations = new Set<NixlRegistration>()
   #memPool: MemPool | null = null
-  /** Payload bytes of the page last read or written: what a read without a target expects first. */
-  #lengthHint = 0
-  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
-  readonly #firstSweep: Promise<void>
   #stage: 'open' | 'closing' | 'closed' = 'open'
   #closed: Promise<void> | null = null
 
@@ -150,7 +135,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#names = names
     this.#logger = logger
     this.#timeoutMs = settings.timeoutMs
-    this.#readFlags = Flag.dropCorrupt | (settings.acceptUnverified ? Flag.acceptUnverified : 0)
+    this.storageLayout = 'file'
     this.selection = Object.freeze({
       plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
@@ -179,19 +164,21 @@ export class HiCacheNixl implements AsyncDisposable {
       arena: this.#arena, words: this.#words, pool: this.#pool, addon, layout: this.#layout, metrics: this.#metrics,
       inFlightBytesMax: this.#inFlightBytesMax, whenFull: settings.whenFull, onDirectory: this.#watch.hear
     }, directories.length)
-    this.#cleaner = new L3Cleaner({
-      settings, directories, layout: this.#layout, suffix: names.suffix, addon, pool: this.#pool, metrics: this.#metrics, logger,
-      remove: (storedKey, directory) => this.#remove(storedKey, directory),
-      touch: (storedKey, directory) => this.#touch(storedKey, directory)
-    })
+    const store: StoreParts = {
+      addon, directories, settings, names, arena: this.#arena, batcher: this.#batcher, pool: this.#pool, metrics: this.#metrics, health: this.#health, logger,
+      unavailable: directory => this.#watch.unavailable(directory),
+      scope: options => this.#scope(options),
+      within: (work, options) => this.#within(work, options),
+      stage: () => this.#stage
+    }
+    this.#store = new FileStore(store, this.#layout)
     for (const { path, writable, direct, directReason } of directories) {
       if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
       if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)
     }
-    // Neither is waited for: pages can move before every huge page is touched, and before the last leftover is gone.
+    // Not waited for: pages can move before every huge page is touched.
     void this.#arena.populate().catch((error: unknown) => logger.debug('The arena could not be populated.', { error: String(error) }))
-    this.#firstSweep = this.#sweep().then(() => {}, (error: unknown) => { logger.debug('Sweeping ended early.', { error: String(error) }) })
-    this.#cleaner.start()
+    this.#store.start()
   }
 
   // Pages ------------------------------------------------------------------------------------------------------------------------------
@@ -255,40 +242,23 @@ export class HiCacheNixl implements AsyncDisposable {
   async batchExists(keys: readonly string[], options?: CallOptions): Promise<number> {
     checkKeys(keys)
     this.#checkOpen()
-    const scope = this.#scope(options)
-    const stored = keys.map(key => this.#pageNames(key))
-    for (let at = 0; at < stored.length; at += LOOKUP_KEYS) {
-      const part = stored.slice(at, at + LOOKUP_KEYS)
-      const there = await this.#check(part, scope)
-      const miss = there.indexOf(false)
-      if (miss >= 0) return at + miss
-    }
-    return keys.length
+    const tails = this.#tails()
+    const longest = tails[tails.length - 1]!
+    for (const key of keys) checkKey(key, longest)
+    return await this.#store.leading(keys, tails, this.#scope(options))
   }
 
   /** Removes a page. False: it was not there, or is not this cache's. */
   async delete(key: string, options?: CallOptions): Promise<boolean> {
     this.#checkOpen()
-    const names = this.#pageNames(key)
-    const scope = this.#scope(options)
-    const pending = names.map(storedKey => this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: Flag.acceptUnverified }))
-    this.#watchScope(scope)
-    return (await Promise.all(pending)).some(result => result.failure === null && result.status === Status.ok)
+    return await this.#store.remove(this.#pageNames(key), this.#scope(options))
   }
 
   /** Removes the pages of this cache's own namespace, told by the identity in their records: never another model's, never a file without a record. */
   async clear(options?: CallOptions): Promise<{ deleted: number }> {
     this.#checkOpen()
     checkCallOptions(options)
-    let deleted = 0
-    for await (const { storedKey } of this.#ownFiles(options)) {
-      const scope = this.#scope(options)
-      const result = this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, flags: 0 })
-      this.#watchScope(scope)
-      const { failure, status } = await result as { failure: string | null; status?: number }
-      if (failure === null && status === Status.ok) deleted++
-    }
-    return { deleted }
+    return await this.#store.clear(options)
   }
 
   // Memory -----------------------------------------------------------------------------------------------------------------------------
@@ -352,12 +322,12 @@ export class HiCacheNixl implements AsyncDisposable {
 
   /** Stores pages of the registered pool: page `pageIndices[i]` under the page hash `keys[i]`. True when all parts of the page are stored. */
   async batchSetV1(keys: readonly string[], pageIndices: readonly number[], options?: CallOptions): Promise<boolean[]> {
-    return await this.#moveV1(keys, pageIndices, async pages => (await this.#write(pages, options, true)).map(outcome => outcome.ok))
+    return await this.#moveV1(keys, pageIndices, async pages => (await this.#write(pages, options, true, this.#memPool?.parts)).map(outcome => outcome.ok))
   }
 
   /** Reads pages into the registered pool. A page's bytes are defined only when its answer is true. */
   async batchGetV1(keys: readonly string[], pageIndices: readonly number[], options?: CallOptions): Promise<boolean[]> {
-    return await this.#moveV1(keys, pageIndices, async pages => (await this.#read(pages, options, 'fresh', true)).map(outcome => outcome.ok))
+    return await this.#moveV1(keys, pageIndices, async pages => (await this.#read(pages, options, 'fresh', true, this.#memPool?.parts)).map(outcome => outcome.ok))
   }
 
   // State ------------------------------------------------------------------------------------------------------------------------------
@@ -406,7 +376,7 @@ export class HiCacheNixl implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> { return this.close() }
 
   [inspect.custom](): string {
-    return `HiCacheNixl { plugin: '${this.selection.plugin}', engine: '${this.selection.engine}', layout: 'file', ` +
+    return `HiCacheNixl { plugin: '${this.selection.plugin}', engine: '${this.selection.engine}', layout: '${this.storageLayout}', ` +
       `directories: [${this.directories.map(({ path }) => path).join(', ')}], status: '${this.health().status}' }`
   }
 
@@ -415,85 +385,38 @@ export class HiCacheNixl implements AsyncDisposable {
   /** The pages of this cache's namespace, folder by folder. Pages written or removed meanwhile may or may not be among them. */
   async * entries(): AsyncGenerator<PageInfo, void, undefined> {
     this.#checkOpen()
-    for await (const { storedKey, file, directory } of this.#ownFiles()) yield this.#pageInfo(storedKey, file, directory)
+    yield * this.#store.entries()
   }
 
   /** What is stored under a key, without reading its payload; null when there is nothing of this cache's. */
   async stat(key: string, options?: CallOptions): Promise<PageInfo | null> {
     this.#checkOpen()
-    const storedKey = this.#storedKey(key)
-    const scope = this.#scope(options)
-    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags })
-    this.#watchScope(scope)
-    const result = await pending
-    if (result.failure !== null || (result.status !== Status.ok && result.status !== Status.unverified)) return null
-    const directory = this.#layout.directoryOf(storedKey)
-    const file = await statFile(join(this.directories[directory]!.realPath, this.#layout.nameOf(storedKey))).catch(() => null)
-    if (!file) return null
-    return this.#pageInfo(storedKey, {
-      name: storedKey, size: file.size, allocated: file.blocks * 512, accessedAt: file.atimeMs, modifiedAt: file.mtimeMs,
-      record: result.status === Status.ok ? 'whole' : 'none', payloadLength: result.length, ...(result.meta ? { meta: result.meta } : {})
-    }, directory)
+    return await this.#store.stat(this.#storedKey(key), this.#scope(options))
   }
 
   /**
    * Reads every page of this namespace and checks it. Corrupt ones are removed when `drop` is true (default: false: only reported).
    * `bytesPerSecond` limits the reading.
    */
-  async verify(options: { bytesPerSecond?: number; drop?: boolean; onProgress?: (done: { pages: number; bytes: number }) => void; signal?: AbortSignal } = {}): Promise<VerifyReport> {
+  async verify(options: VerifyOptions = {}): Promise<VerifyReport> {
     this.#checkOpen()
     checkObject(options, 'verify() takes { bytesPerSecond, drop, onProgress, signal }')
-    const { bytesPerSecond = Infinity, drop = false, onProgress, signal } = options
+    const { bytesPerSecond = Infinity, signal } = options
     if (!(bytesPerSecond > 0)) throw new HiCacheError('ERR_ARGUMENT', `bytesPerSecond is a number above 0; got ${describe(bytesPerSecond)}.`)
     checkSignal(signal)
-    const report: VerifyReport = { pages: 0, bytes: 0, ok: 0, corrupt: 0, unverified: 0, missing: 0 }
-    const began = performance.now()
-    for await (const { storedKey, file } of this.#ownFiles({ ...(signal ? { signal } : {}), damaged: true })) {
-      throwIfAborted(signal)
-      report.pages++
-      const scope = this.#scope({ ...(signal ? { signal } : {}), priority: 'background' })
-      const length = file.payloadLength ?? 0
-      if (file.record === 'whole' && length > 0) {
-        const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: drop ? Flag.dropCorrupt : 0, memory: { kind: 'arena' }, length })
-        this.#watchScope(scope)
-        const result = await pending
-        if (result.failure === null && result.status === Status.ok) report.ok++
-        else if (result.failure === null && result.status === Status.absent) report.missing++
-        // Out of time or out of room says nothing about the page: better no report than a wrong one.
-        else if (result.failure !== null && result.failure !== 'failed') throw result.error
-        else report.corrupt++
-        report.bytes += length
-      } else if (file.record === 'none') {
-        report.unverified++
-        report.bytes += file.size
-      } else {
-        report.corrupt++
-        // A record that does not hold names nobody: the file's name is ours (our suffix), and only then is it removed.
-        if (drop) {
-          const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: Flag.dropCorrupt, memory: { kind: 'arena' }, length: Math.max(1, file.size - BLOCK_BYTES) })
-          this.#watchScope(scope)
-          await pending
-        }
-      }
-      onProgress?.({ pages: report.pages, bytes: report.bytes })
-      const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
-      if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => { throwIfAborted(signal) })
-    }
-    return report
+    return await this.#store.verify(options)
   }
 
   /** Removes what dead writers left, and lets the l3 cleaner pass once where it is configured. */
-  async gc(): Promise<{ leftovers: number; evictedPages: number; evictedBytes: number }> {
+  async gc(): Promise<GcReport> {
     this.#checkOpen()
-    await this.#firstSweep
-    const leftovers = await this.#sweep()
-    const { pages, bytes } = await this.#cleaner.pass()
-    return { leftovers, evictedPages: pages, evictedBytes: bytes }
+    return await this.#store.gc()
   }
 
   // Inside -----------------------------------------------------------------------------------------------------------------------------
 
-  #write(pages: Iterable<readonly [string, Source]>, options?: CallOptions, named = false): Promise<WriteOutcome[]> {
+  /** `named`: the keys are stored keys already. `stride`: see PageStore.write(). */
+  #write(pages: Iterable<readonly [string, Source]>, options?: CallOptions, named = false, stride = 1): Promise<WriteOutcome[]> {
     return this.#call(options, () => {
       const scope = this.#scope(options)
       checkPages(pages)
@@ -509,15 +432,19 @@ export class HiCacheNixl implements AsyncDisposable {
           let left = taken.length
           if (left === 0) resolve(settled)
           const began = performance.now()
-          taken.forEach(({ key, storedKey, memory, place }, i) => {
-            const end = (outcome: WriteOutcome): void => {
-              place.release()
-              settled[i] = outcome
-              this.#metrics.page('write', outcome.status, memory.bytes.byteLength, (performance.now() - began) / 1000)
-              if (--left === 0) resolve(settled)
-            }
-            this.#writePage(scope, key, storedKey, memory, place.memory, end)
-          })
+          const end = (i: number, outcome: WriteOutcome): void => {
+            const { memory, place } = taken[i]!
+            place.release()
+            settled[i] = outcome
+            this.#metrics.page('write', outcome.status, memory.bytes.byteLength, (performance.now() - began) / 1000)
+            if (--left === 0) resolve(settled)
+          }
+          if (this.#names.backupSkip) {
+            taken.forEach(({ key, memory }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: memory.bytes.byteLength }) })
+            return
+          }
+          this.#store.write(scope, taken.map(({ key, storedKey, memory: { dtype, shape, bytes }, place }): PageToWrite =>
+            ({ key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: bytes.byteLength, memory: place.memory })), stride, end)
           this.#watchScope(scope)
         })
         context.outcomes = tally(outcomes)
@@ -526,28 +453,7 @@ export class HiCacheNixl implements AsyncDisposable {
     })
   }
 
-  #writePage(scope: CallScope, key: string, storedKey: string, source: HostMemory, memory: RequestMemory, end: (outcome: WriteOutcome) => void): void {
-    const length = source.bytes.byteLength
-    if (this.#names.backupSkip) return end({ ok: true, status: 'backup-skip', key, byteLength: length })
-    const directory = this.#layout.directoryOf(storedKey)
-    if (this.#watch.unavailable(directory)) {
-      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `The storage directory ${this.directories[directory]!.path} does not answer.`, { key }) })
-    }
-    this.#lengthHint = length
-    this.#batcher.submit(new TransferRequest({
-      op: Op.pageWrite, flags: 0, directory, storedKey, key, memory, length, meta: this.#metaOf(source.dtype, source.shape), scope,
-      onResult: result => {
-        if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error })
-        if (result.status === Status.ok || result.status === Status.alreadyThere) {
-          this.#cleaner.noteWritten(directory, length)
-          return end({ ok: true, status: result.status === Status.ok ? 'stored' : 'already-there', key, byteLength: length })
-        }
-        end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Writing') })
-      }
-    }))
-  }
-
-  #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false): Promise<ReadOutcome<Target>[]> {
+  #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false, stride = 1): Promise<ReadOutcome<Target>[]> {
     return this.#call(options, () => {
       const scope = this.#scope(options)
       checkPages(pages)
@@ -563,16 +469,15 @@ export class HiCacheNixl implements AsyncDisposable {
           let left = taken.length
           if (left === 0) resolve(settled)
           const began = performance.now()
-          taken.forEach(({ key, storedKey, target, memory, place }, i) => {
-            const end = (outcome: ReadOutcome<Target>, length: number): void => {
-              place.release()
-              settled[i] = outcome
-              bytes += outcome.ok ? length : 0
-              this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - began) / 1000)
-              if (--left === 0) resolve(settled)
-            }
-            this.#readPage(scope, key, storedKey, target, memory, memory ? place.memory : { kind: into }, end)
-          })
+          const end = (i: number, outcome: ReadOutcome<Target>, length: number): void => {
+            taken[i]!.place.release()
+            settled[i] = outcome
+            bytes += outcome.ok ? length : 0
+            this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - began) / 1000)
+            if (--left === 0) resolve(settled)
+          }
+          this.#store.read(scope, taken.map(({ key, storedKey, target, memory, place }): PageToRead =>
+            ({ key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host: memory, memory: memory ? place.memory : { kind: into } })), stride, end)
           this.#watchScope(scope)
         })
         context.outcomes = tally(outcomes)
@@ -580,100 +485,6 @@ export class HiCacheNixl implements AsyncDisposable {
         return outcomes
       })
     })
-  }
-
-  #readPage(scope: CallScope, key: string, storedKey: string, target: Target | undefined, memory: HostMemory | null, place: RequestMemory,
-    end: (outcome: ReadOutcome<Target>, length: number) => void): void {
-    const directory = this.#layout.directoryOf(storedKey)
-    if (this.#watch.unavailable(directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
-    let tries = 0
-
-    const miss = (reason: MissReason): void => end({ ok: false, status: 'miss', key, reason }, 0)
-    const readNow = (length: number): void => {
-      tries++
-      this.#batcher.submit(new TransferRequest({
-        op: Op.pageRead, flags: this.#readFlags, directory, storedKey, key, memory: place, length, meta: FileLayout.noMeta, scope, onResult: result => done(length, result)
-      }))
-    }
-    const done = (length: number, result: RequestResult): void => {
-      if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error }, 0)
-      if (result.status === Status.length) {
-        // With a target the page does not fit. Without one, this is its real length.
-        if (memory || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
-        this.#lengthHint = result.length
-        return readNow(result.length)
-      }
-      const reason = missReason(result.status)
-      if (reason) return miss(reason)
-      if (result.status === Status.error) return end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
-      this.#lengthHint = length
-      const verified = result.status === Status.ok
-      const meta = verified && result.meta ? FileLayout.decodeMeta(result.meta) : null
-      if (meta && elementsOf(meta.shape) * DTYPES[meta.dtype].bytes !== length) return miss('corrupt')
-      if (meta && memory && !(memory.tensor ? memory.dtype === meta.dtype : carries(memory.view, meta.dtype))) return miss('dtype')
-      this.#cleaner.noteRead(storedKey, directory)
-      const dtype = meta?.dtype ?? 'uint8'
-      const shape = meta?.shape ?? [length]
-      let value: Target
-      if (result.slot) value = new SlotTensor(result.slot, this.#arena.buffer, dtype, shape)
-      else if (result.bytes) value = { dtype, shape, data: new (DTYPES[dtype].carrier as Uint8ArrayConstructor)(result.bytes.buffer as ArrayBuffer) }
-      else value = target!
-      end({ ok: true, status: 'hit', key, value, verified }, length)
-    }
-    const start = memory ? memory.bytes.byteLength : this.#lengthHint
-    if (start > 0) return readNow(start)
-    this.#batcher.submit(new TransferRequest({
-      op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
-      onResult: result => {
-        if (result.failure === null && (result.status === Status.ok || result.status === Status.unverified) && result.length > 0) return readNow(result.length)
-        done(0, result)
-      }
-    }))
-  }
-
-  /** Are all names of each page there? */
-  async #check(pages: readonly (readonly string[])[], scope: CallScope): Promise<boolean[]> {
-    const pending = pages.map(names => names.map(async storedKey => {
-      if (this.#watch.unavailable(this.#layout.directoryOf(storedKey))) return false
-      const result = await this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags })
-      return result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
-    }))
-    this.#watchScope(scope)
-    return await Promise.all(pending.map(async names => (await Promise.all(names)).every(Boolean)))
-  }
-
-  /** One request by itself. The scope must be watched by the caller, after its last request. */
-  #one(scope: CallScope, op: 'read' | 'exists' | 'delete', init: { op: number; storedKey: string; flags: number; directory?: number; memory?: RequestMemory; length?: number }): Promise<RequestResult> {
-    const began = performance.now()
-    return new Promise<RequestResult>(resolve => {
-      this.#batcher.submit(new TransferRequest({
-        op: init.op, flags: init.flags, directory: init.directory ?? this.#layout.directoryOf(init.storedKey), storedKey: init.storedKey,
-        memory: init.memory ?? { kind: 'none' }, length: init.length ?? 0, meta: FileLayout.noMeta, scope,
-        onResult: result => {
-          const good = result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
-          const outcome = good ? (op === 'delete' ? 'deleted' : 'hit') : result.failure ?? missReason(result.status) ?? 'failed'
-          this.#metrics.page(op, outcome, init.length ?? 0, (performance.now() - began) / 1000)
-          resolve(result)
-        }
-      }))
-    })
-  }
-
-  /** For the cleaner: removes a page of any namespace. */
-  async #remove(storedKey: string, directory: number): Promise<boolean> {
-    const scope = this.#scope({ priority: 'background' })
-    const pending = this.#one(scope, 'delete', { op: Op.pageDelete, storedKey, directory, flags: Flag.force })
-    this.#watchScope(scope)
-    const result = await pending
-    return result.failure === null && result.status === Status.ok
-  }
-
-  #touch(storedKey: string, directory: number): void {
-    const scope = this.#scope({ priority: 'background' })
-    this.#batcher.submit(new TransferRequest({
-      op: Op.pageTouch, flags: 0, directory, storedKey, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope, onResult: () => {}
-    }))
-    this.#watchScope(scope)
   }
 
   /** Finds a place for each page's bytes, and pins it: from the call on, not only once its turn comes. Either all of them or, with an error, none. */
@@ -697,13 +508,13 @@ export class HiCacheNixl implements AsyncDisposable {
         const at = registration.find(bytes)
         if (!at) continue
         const aligned = bytes.byteLength % BLOCK_BYTES === 0 && Number(at.address % BigInt(BLOCK_BYTES)) === 0
-        return pinned(registration, aligned ? { kind: 'direct', region: at.region, offset: at.offset, owner: registration } : { kind: copy, bytes })
+        return pinned(registration, aligned ? { kind: 'direct', region: at.region, offset: at.offset, owner: registration, bytes } : { kind: copy, bytes })
       }
     }
     if (!inArena) return { memory: { kind: copy, bytes }, release: () => {} }
     const slot = this.#arenaSlot(bytes, quote(key))
     const aligned = bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)
-    return pinned(slot, aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot } : { kind: copy, bytes })
+    return pinned(slot, aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot, bytes } : { kind: copy, bytes })
   }
 
   #arenaSlot(bytes: Uint8Array, whose: string): Pinnable & { readonly offset: number; readonly bytes: number } {
@@ -736,76 +547,22 @@ export class HiCacheNixl implements AsyncDisposable {
     return keys.map((_, i) => moved.slice(first[i], first[i + 1]).every(Boolean))
   }
 
-  /** The stored names of a page: those of the registered pool's pages, else the tensor API's one. */
-  #pageNames(key: string): readonly string[] {
+  /** What follows a key in the stored names of its page: of the registered pool's pages a name a part, else the tensor API's one. */
+  #tails(): readonly string[] {
     const parts = this.#memPool?.parts
-    if (parts === undefined) return [this.#storedKey(key)]
-    if (parts === 1 && !this.#names.scheme.isMlaModel) return this.#names.pageKeys(key, 'one-tensor')
-    return parts === 1 || !this.#names.scheme.isMlaModel ? this.#names.pageKeys(key, 'zero-copy') : [`${this.#storedKey(key)}_k`, `${this.#storedKey(key)}_v`]
+    const { suffix } = this.#names
+    if (parts === undefined || (parts === 1 && !this.#names.scheme.isMlaModel)) return [suffix]
+    return parts === 1 ? [`${suffix}_k`] : [`${suffix}_k`, `${suffix}_v`]
+  }
+
+  #pageNames(key: string): readonly string[] {
+    return this.#tails().map(tail => {
+      checkKey(key, tail)
+      return key + tail
+    })
   }
 
   #storedKey(key: string): string { return this.#names.storedKey(key) }
-
-  #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
-    const last = this.#lastMeta
-    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
-    const meta = FileLayout.encodeMeta(dtype, shape)
-    this.#lastMeta = { dtype, shape: [...shape], meta }
-    return meta
-  }
-
-  /** Files of this namespace. With `damaged`, also those named like ours whose record does not hold or is not there. */
-  async * #ownFiles(options: CallOptions & { damaged?: boolean } = {}): AsyncGenerator<{ storedKey: string; file: ListedFile; directory: number }, void, undefined> {
-    for (let directory = 0; directory < this.directories.length; directory++) {
-      for (const folder of this.#layout.folders()) {
-        if (this.#stage === 'closed') return
-        const files = await this.#within(this.#pool.list(directory, folder, true), options)
-        for (const file of files) {
-          const named = file.name.endsWith(this.#names.suffix) || file.name.includes(`${this.#names.suffix}_`)
-          const storedKey = file.identity ? this.#layout.storedKeyOf(file.identity) : options.damaged === true && named ? file.name : null
-          // A record that says another name than its file's was moved there by somebody: not ours.
-          if (storedKey !== null && storedKey === file.name && this.#layout.directoryOf(storedKey) === directory) yield { storedKey, file, directory }
-        }
-      }
-    }
-  }
-
-  #pageInfo(storedKey: string, file: ListedFile, directory: number): PageInfo {
-    const meta = file.meta && file.record === 'whole' ? FileLayout.decodeMeta(file.meta) : null
-    const { suffix } = this.#names
-    return {
-      key: storedKey.endsWith(suffix) ? storedKey.slice(0, storedKey.length - suffix.length) : storedKey,
-      storedKey,
-      bytes: file.payloadLength ?? file.size,
-      dtype: meta?.dtype ?? null,
-      shape: meta?.shape ?? null,
-      writtenAt: new Date(file.modifiedAt),
-      accessedAt: new Date(file.accessedAt),
-      verified: file.record === 'whole',
-      allocatedBytes: file.allocated,
-      directory: this.directories[directory]!.path
-    }
-  }
-
-  async #sweep(): Promise<number> {
-    // Each for itself: one that hangs does not keep the others from being swept.
-    const swept = await Promise.all(this.directories.map(async ({ writable }, directory) => {
-      if (!writable) return 0
-      let removed = 0
-      // In the directory itself a probe may have left something; a flat one is full of pages, and is not listed for that.
-      for (const folder of this.#layout.scheme === 'flat' ? [TEMPORARY_FOLDER] : [TEMPORARY_FOLDER, '']) {
-        if (this.#stage !== 'open') return removed
-        removed += await this.#pool.sweep(directory, folder)
-      }
-      return removed
-    }))
-    const removed = swept.reduce((sum, one) => sum + one, 0)
-    if (removed > 0) {
-      this.#metrics.count('leftovers_removed', removed)
-      this.#logger.info('Removed temporaries that dead writers left.', { removed })
-    }
-    return removed
-  }
 
   #onWorkerDeath(error: Error | null): void {
     if (this.#stage !== 'open') return
@@ -817,7 +574,7 @@ export class HiCacheNixl implements AsyncDisposable {
   #gauges(): Gauges {
     return {
       queuedRequests: this.#batcher.queuedRequests, queuedBytes: this.#batcher.queuedBytes,
-      inFlightRequests: this.#batcher.inFlightRequests, inFlightBytes: this.#batcher.inFlightBytes, inFlightBytesMax: this.#inFlightBytesMax,
+      inFlightRequests: this.#batcher.inFlightRequests, inFlightBytes: this.#batcher.inFlightBytes, inFlightBytesMax: this.#inFlightBytesMax, writeWindowBytes: this.#batcher.writeWindowBytes,
       arenaBytes: this.#arena.bytes, arenaUsedBytes: this.#arena.usedBytes, arenaHeldBytes: this.#arena.heldBytes, arenaQuarantinedBytes: this.#batcher.quarantinedBytes,
       workers: this.#pool.size, workersAlive: this.#pool.alive
     }
@@ -826,11 +583,12 @@ export class HiCacheNixl implements AsyncDisposable {
   async #close(graceMs: number): Promise<void> {
     this.#stage = 'closing'
     this.#health.closing()
-    await settledWithin(Promise.all([this.#cleaner.stop(), this.#batcher.idle()]), graceMs)
+    await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle()]), graceMs)
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
     const leaked = this.#batcher.close()
+    await this.#store.close()
     for (const registration of this.#registrations) registration.release()
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
@@ -904,16 +662,6 @@ const LEAKED = new Set<object>()
 function checkDistinct(config: NixlBackendConfig, directories: readonly DirectoryReport[], input: NixlBackendConfigInput): void {
   const realPaths = new Map(config.storageDirs.map((path, i) => [path, directories[i]!.realPath]))
   if (new Set(realPaths.values()).size < realPaths.size) NixlBackendConfig.load({ ...input, realPath: path => realPaths.get(path) ?? path })
-}
-
-function missReason(status: number): MissReason | null {
-  switch (status) {
-    case Status.absent: return 'absent'
-    case Status.corrupt: return 'corrupt'
-    case Status.identity: return 'identity'
-    case Status.length: return 'length'
-    default: return null
-  }
 }
 
 function tally(outcomes: readonly (WriteOutcome | ReadOutcome<Target>)[]): Record<string, number> {
