@@ -1,0 +1,213 @@
+import { Buffer } from 'node:buffer'
+import { STORED_KEY_BYTES_MAX } from '../../keys/check-key.js'
+import { byteLengthOf } from '../../keys/utf8.js'
+import { HiCacheError } from '../../error.js'
+
+/** Bytes of a record, and where the first one stands in an index file: record of slot i at RECORDS_AT + RECORD_BYTES * i. */
+export const RECORD_BYTES = 512
+export const RECORDS_AT = 4096
+/** Bytes of a record that a reader of another writer's page compares, and where they begin. */
+export const EXPECTED_AT = 8
+export const EXPECTED_BYTES = 48
+/** Bytes of meta that a record has room for. */
+export const RECORD_META_BYTES_MAX = 136
+
+const MAGIC = 0x54534348
+const VERSION = 1
+const STATE_PAGE = 1
+const STATE_EVICTED = 2
+const DIGEST_BYTES = 16
+const NAMESPACE_AT = 64
+const SCOPE_AT = 80
+const KEY_AT = 96
+const CRC_AT = 504
+const TWO_32 = 2 ** 32
+const NO_BYTES = new Uint8Array(0)
+
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** Where a record stands and which one of its slot's it is. */
+export interface SlotPlace {
+  /** Id of the segment, u32 (not its number in the page index). */
+  readonly segment: number
+  readonly slot: number
+  /** Of the slot: 1 for its first record, one more with every record. */
+  readonly generation: number
+  /** Microseconds since the epoch. */
+  readonly writtenAt: number
+}
+
+/** What a page's record says, but for the payload's checksum and the record's own: native code fills those in. */
+export interface PageRecord extends SlotPlace {
+  /** Where the payload begins in the data file: slot * extentBytes. */
+  readonly fileOffset: number
+  /** Bytes of the payload. */
+  readonly length: number
+  /** 16 bytes each: FileLayout.namespaceDigest, PageDigest.scopeOf(key). */
+  readonly namespaceDigest: Uint8Array
+  readonly scope: Uint8Array
+  /** The stored key, at most 255 bytes of UTF-8. */
+  readonly key: string
+  /** FileLayout.encodeMeta(), at most 136 bytes. */
+  readonly meta: Uint8Array
+}
+
+/** What a reader of a foreign page expects the record to say of it. */
+export interface ExpectedRecord extends SlotPlace {
+  readonly fileOffset: number
+  readonly length: number
+  readonly checksumLow: number
+  readonly checksumHigh: number
+}
+
+/**
+ * The 512-byte record of one slot, as it stands in a segment's index file (docs/formats.md has the bytes). A slot has at most one page, and
+ * its record says which; a tombstone says that there was one. Records are rewritten in place, one sector each.
+ */
+export class SlotRecord implements ExpectedRecord {
+  readonly state: 'page' | 'evicted'
+  readonly segment: number
+  readonly slot: number
+  readonly generation: number
+  readonly writtenAt: number
+  readonly fileOffset: number
+  readonly length: number
+  readonly checksumLow: number
+  readonly checksumHigh: number
+  /** Copies; empty for a tombstone. */
+  readonly namespaceDigest: Uint8Array
+  readonly scope: Uint8Array
+  readonly meta: Uint8Array
+  /** The stored key; '' for a tombstone. */
+  readonly key: string
+
+  private constructor(fields: SlotRecord) {
+    this.state = fields.state
+    this.segment = fields.segment
+    this.slot = fields.slot
+    this.generation = fields.generation
+    this.writtenAt = fields.writtenAt
+    this.fileOffset = fields.fileOffset
+    this.length = fields.length
+    this.checksumLow = fields.checksumLow
+    this.checksumHigh = fields.checksumHigh
+    this.namespaceDigest = fields.namespaceDigest
+    this.scope = fields.scope
+    this.meta = fields.meta
+    this.key = fields.key
+  }
+
+  /**
+   * Writes a page's record at `into[at]` and the 511 bytes behind it, zeros where nothing stands; answers where it ends. The two checksums are 0.
+   * @throws {HiCacheError} `ERR_ARGUMENT` for a key of over 255 bytes or a meta of over 136: the caller has checked both.
+   */
+  static encodePage(page: PageRecord, into: Uint8Array, at = 0): number {
+    const record = Buffer.from(into.buffer, into.byteOffset + at, RECORD_BYTES)
+    record.fill(0)
+    // Three bytes a UTF-16 unit at most, and utf8Write does not write what has no room: counted only where it could be too long.
+    const keyBytes = page.key.length * 3 <= STORED_KEY_BYTES_MAX ? -1 : byteLengthOf(page.key)
+    if (keyBytes > STORED_KEY_BYTES_MAX || page.meta.length > RECORD_META_BYTES_MAX) {
+      throw new HiCacheError('ERR_ARGUMENT', `A slot record has room for a stored key of ${STORED_KEY_BYTES_MAX} bytes and a meta of ${RECORD_META_BYTES_MAX}, ` +
+        `but they have ${keyBytes} and ${page.meta.length}.`)
+    }
+    const keyLength = record.write(page.key, KEY_AT, 'utf8')
+    head(record, STATE_PAGE, page)
+    record.writeUInt16LE(keyLength, 6)
+    u64(record, 24, page.fileOffset)
+    u64(record, 32, page.length)
+    record.writeUInt16LE(page.meta.length, 56)
+    record.set(page.namespaceDigest, NAMESPACE_AT)
+    record.set(page.scope, SCOPE_AT)
+    record.set(page.meta, KEY_AT + keyLength)
+    return at + RECORD_BYTES
+  }
+
+  /** Writes a tombstone, 512 bytes at `into[at]`; answers where it ends. Its own checksum is 0: native code fills it in. */
+  static encodeTombstone(place: SlotPlace, into: Uint8Array, at = 0): number {
+    const record = Buffer.from(into.buffer, into.byteOffset + at, RECORD_BYTES)
+    record.fill(0)
+    head(record, STATE_EVICTED, place)
+    return at + RECORD_BYTES
+  }
+
+  /** Writes the bytes 8 to 55 of a page's record, 48 at `into[at]`: what a read of a foreign page is compared with. Answers where they end. */
+  static encodeExpected(expected: ExpectedRecord, into: Uint8Array, at = 0): number {
+    const bytes = Buffer.from(into.buffer, into.byteOffset + at, EXPECTED_BYTES)
+    u64(bytes, 0, expected.generation)
+    u64(bytes, 8, expected.writtenAt)
+    u64(bytes, 16, expected.fileOffset)
+    u64(bytes, 24, expected.length)
+    bytes.writeUInt32LE(expected.checksumLow, 32)
+    bytes.writeUInt32LE(expected.checksumHigh, 36)
+    bytes.writeUInt32LE(expected.segment, 40)
+    bytes.writeUInt32LE(expected.slot, 44)
+    return at + EXPECTED_BYTES
+  }
+
+  /**
+   * Reads the record at `bytes[at]`; null for bytes that are none of this version: too few, another magic or version, a field out of its range, a key that
+   * is no UTF-8, something where zeros belong. Looks at neither the record's own checksum (native code did) nor at whether
+   * the scope is the key's (PageDigest.scopeOf). Throws at nothing.
+   */
+  static decode(bytes: Uint8Array, at = 0): SlotRecord | null {
+    if (!Number.isSafeInteger(at) || at < 0 || bytes.byteLength - at < RECORD_BYTES) return null
+    const record = Buffer.from(bytes.buffer, bytes.byteOffset + at, RECORD_BYTES)
+    const state = record[5]!
+    if (record.readUInt32LE(0) !== MAGIC || record[4] !== VERSION || (state !== STATE_PAGE && state !== STATE_EVICTED)) return null
+    const generation = record.readUInt32LE(8) + record.readUInt32LE(12) * TWO_32
+    const writtenAt = record.readUInt32LE(16) + record.readUInt32LE(20) * TWO_32
+    if (!Number.isSafeInteger(generation) || generation < 1 || !Number.isSafeInteger(writtenAt)) return null
+    const place = { generation, writtenAt, segment: record.readUInt32LE(48), slot: record.readUInt32LE(52) }
+    const keyLength = record.readUInt16LE(6)
+    if (state === STATE_EVICTED) {
+      if (keyLength !== 0 || !zeros(record, 24, 48) || !zeros(record, 56, CRC_AT)) return null
+      return new SlotRecord({
+        state: 'evicted', ...place, fileOffset: 0, length: 0, checksumLow: 0, checksumHigh: 0, namespaceDigest: NO_BYTES, scope: NO_BYTES, meta: NO_BYTES, key: ''
+      })
+    }
+    const metaLength = record.readUInt16LE(56)
+    const fileOffset = record.readUInt32LE(24) + record.readUInt32LE(28) * TWO_32
+    const length = record.readUInt32LE(32) + record.readUInt32LE(36) * TWO_32
+    if (keyLength < 1 || keyLength > STORED_KEY_BYTES_MAX || metaLength > RECORD_META_BYTES_MAX) return null
+    if (!Number.isSafeInteger(fileOffset) || !Number.isSafeInteger(length)) return null
+    const metaAt = KEY_AT + keyLength
+    if (!zeros(record, 58, NAMESPACE_AT) || !zeros(record, metaAt + metaLength, CRC_AT)) return null
+    const key = textOf(record.subarray(KEY_AT, metaAt))
+    if (key === null) return null
+    return new SlotRecord({
+      state: 'page', ...place, fileOffset, length, checksumLow: record.readUInt32LE(40), checksumHigh: record.readUInt32LE(44),
+      namespaceDigest: new Uint8Array(record.subarray(NAMESPACE_AT, NAMESPACE_AT + DIGEST_BYTES)),
+      scope: new Uint8Array(record.subarray(SCOPE_AT, SCOPE_AT + DIGEST_BYTES)),
+      meta: new Uint8Array(record.subarray(metaAt, metaAt + metaLength)), key
+    })
+  }
+}
+
+function head(record: Buffer, state: number, place: SlotPlace): void {
+  record.writeUInt32LE(MAGIC, 0)
+  record[4] = VERSION
+  record[5] = state
+  u64(record, 8, place.generation)
+  u64(record, 16, place.writtenAt)
+  record.writeUInt32LE(place.segment, 48)
+  record.writeUInt32LE(place.slot, 52)
+}
+
+function u64(bytes: Buffer, at: number, value: number): void {
+  bytes.writeUInt32LE(value % TWO_32, at)
+  bytes.writeUInt32LE(Math.floor(value / TWO_32), at + 4)
+}
+
+function zeros(bytes: Uint8Array, from: number, to: number): boolean {
+  for (let i = from; i < to; i++) if (bytes[i] !== 0) return false
+  return true
+}
+
+/** null for what is no UTF-8: the decoder throws there. */
+function textOf(bytes: Uint8Array): string | null {
+  try {
+    return decoder.decode(bytes)
+  } catch {
+    return null
+  }
+}
