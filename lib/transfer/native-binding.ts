@@ -281,9 +281,19 @@ export interface NativeAddon {
   setFaults(faults: readonly Fault[]): void
   /** Lets everything that hangs go on, and forgets all faults. Answers how often each fault struck. */
   clearFaults(): number[]
+  /** For the trials of the specs; see addon/util/recorder.h. */
+  readonly recorder: NativeRecorder
   /** The segment layout's folders. */
   readonly segments: NativeSegments
   bench: NativeBench
+}
+
+/** A log of what is written, synchronised and named below one directory (an absolute path without links), and when. One at a time. */
+export interface NativeRecorder {
+  start(log: string, directory: string): void
+  /** Words of the caller's, in their place in the log. */
+  mark(text: string): void
+  stop(): void
 }
 
 export interface BenchResult { readonly bytes: number; readonly seconds: number; readonly cpuSeconds: number; readonly latencyUs: Float64Array }
