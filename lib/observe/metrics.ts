@@ -10,6 +10,7 @@ export interface Gauges {
   readonly inFlightRequests: number
   readonly inFlightBytes: number
   readonly inFlightBytesMax: number
+  readonly writeWindowBytes: number
   readonly arenaBytes: number
   readonly arenaUsedBytes: number
   readonly arenaHeldBytes: number
@@ -45,6 +46,8 @@ const COUNTER_HELP: Readonly<Record<string, string>> = {
   cleaner_passes: 'Passes of the l3 cleaner.',
   cleaner_evicted_pages: 'Pages that the l3 cleaner removed.',
   cleaner_evicted_bytes: 'Bytes that the l3 cleaner removed.',
+  reads_joined: 'Reads that another read of the same page answered.',
+  reads_from_writes: 'Reads and look-ups that a write or a delete under way answered.',
   leftovers_removed: 'Temporary files of dead writers that were removed.',
 }
 
@@ -54,6 +57,7 @@ const GAUGE_HELP: Readonly<Record<keyof Gauges, readonly [name: string, help: st
   inFlightRequests: ['in_flight_requests', 'Requests that workers hold.'],
   inFlightBytes: ['in_flight_bytes', 'Payload bytes of the requests that workers hold.'],
   inFlightBytesMax: ['in_flight_bytes_max', 'The limit on payload bytes in flight.'],
+  writeWindowBytes: ['write_window_bytes', 'Payload bytes of writes that may be in flight at once, as the directories were found to need them; all directories together.'],
   arenaBytes: ['arena_bytes', 'Size of the arena.'],
   arenaUsedBytes: ['arena_used_bytes', 'Arena bytes in slots that are taken.'],
   arenaHeldBytes: ['arena_held_bytes', 'Arena bytes that callers hold (allocate, getInArena).'],

@@ -7,7 +7,9 @@ import type { Metrics, Op as MetricsOp } from '../observe/metrics.js'
 import { BatchEncoder } from './batch-encoder.js'
 import type { CompletionWords } from './completion-words.js'
 import { CopyBudget, FRESH_MEMORY_WEIGHT } from './copy-budget.js'
-import { DirectoryLane } from './directory-lane.js'
+import type { CallScope } from './call-scope.js'
+import { DirectoryLane, OVERDUE_MS } from './directory-lane.js'
+import type { LaneQueue } from './lane-queue.js'
 import type { BatchResult, NativeAddon } from './native-binding.js'
 import { META_BYTES_MAX, RESULT_STRIDE, ResultField, Status } from './protocol.js'
 import { Quarantine } from './quarantine.js'
@@ -24,6 +26,8 @@ const ANSWER_MS_MAX = 100
 /** Requests that may wait, all directories together. */
 export const QUEUE_REQUESTS_MAX = 65_536
 
+const FULL = 'the limit on bytes in flight is reached'
+
 export interface BatcherOptions {
   readonly arena: Arena
   readonly words: CompletionWords
@@ -34,6 +38,8 @@ export interface BatcherOptions {
   /** Payload bytes in flight, all directories together. */
   readonly inFlightBytesMax: number
   readonly whenFull: 'wait' | 'reject'
+  /** The most that the window of bytes that a directory's writes have in flight grows to. Default WINDOW_BYTES_MAX; never more than three quarters of what the directory may have in flight. */
+  readonly writeWindowBytesMax?: number
   /** Hears of every batch's fate: did the directory answer? */
   readonly onDirectory: (directory: number, event: 'answered' | 'deadline') => void
 }
@@ -61,6 +67,7 @@ export class Batcher {
   readonly #idleWaiters: (() => void)[] = []
   readonly #roomWaiters: { readonly bytes: number; readonly resolve: () => void }[] = []
   #pumpScheduled = false
+  #overdueTimer: NodeJS.Timeout | null = null
   #unsettled = 0
   #queued = 0
   #queuedBytes = 0
@@ -72,7 +79,7 @@ export class Batcher {
     this.#o = options
     // With several directories none may take more than half, so that one that hangs leaves room for the others.
     const laneBytesMax = directories === 1 ? options.inFlightBytesMax : Math.ceil(options.inFlightBytesMax / 2)
-    this.#lanes = Array.from({ length: directories }, (_, i) => new DirectoryLane(i, laneBytesMax, options.pool.size * 8))
+    this.#lanes = Array.from({ length: directories }, (_, i) => new DirectoryLane(i, laneBytesMax, options.pool.size * 8, options.writeWindowBytesMax))
     this.#encoder = new BatchEncoder(options.layout, options.words, options.arena.region)
     this.#quarantine = new Quarantine(options.words, () => this.#schedulePump())
     this.#budget = new CopyBudget(() => this.#pump())
@@ -85,6 +92,8 @@ export class Batcher {
   get queuedBytes(): number { return this.#queuedBytes }
   get quarantinedBytes(): number { return this.#quarantine.bytes }
   get unsettled(): number { return this.#unsettled }
+  /** Bytes of writes that may be in flight, all directories together. */
+  get writeWindowBytes(): number { return this.#lanes.reduce((sum, lane) => sum + lane.window.bytes, 0) }
 
   /** Takes a request; it settles by its onResult, always. The call's scope must be watched by the caller (see cancel()). */
   submit(request: TransferRequest): void {
@@ -179,6 +188,7 @@ export class Batcher {
   /** Ends the watching of quarantined memory; answers its bytes. */
   close(): number {
     for (const waiter of this.#roomWaiters.splice(0)) waiter.resolve()
+    if (this.#overdueTimer) clearTimeout(this.#overdueTimer)
     const leaked = this.#quarantine.close()
     for (const request of this.#holding) {
       const untouched = request.word >= 0 && this.#o.words.cancel(request.word)
@@ -203,36 +213,43 @@ export class Batcher {
   }
 
   #pumpLane(lane: DirectoryLane): void {
-    while (lane.batchesInFlight < lane.batchesMax) {
+    const now = performance.now()
+    for (const [queue, batches] of lane.turns(now)) this.#pumpQueue(lane, queue, batches)
+    // What waits behind other queues may become overdue without anything else happening.
+    if (lane.background.peek() || lane.writes.peek()) this.#overdueTimer ??= setTimeout(() => { this.#overdueTimer = null; this.#pump() }, OVERDUE_MS).unref()
+  }
+
+  #pumpQueue(lane: DirectoryLane, queue: LaneQueue, batches: number): void {
+    for (let sent = 0; sent < batches && lane.hasBatch(queue); sent++) {
       const chosen: TransferRequest[] = []
       let bytes = 0
       let blocked = false
       while (chosen.length < BATCH_PAGES_MAX) {
-        const request = lane.peek()
+        const request = queue.peek()
         if (!request) break
-        const verdict = this.#admit(lane, request)
+        const verdict = this.#admit(lane, queue, request)
         if (verdict === 'wait') { blocked = true; break }
         // It is settled, and peek() passes over what is: to shift here would take the next one out, unsettled for ever.
         if (verdict === 'refused') continue
-        if (!this.#copyIn(request)) { blocked = true; break }
+        if (!this.#copyIn(queue, request)) { blocked = true; break }
         if (request.settled) continue
-        lane.shift()
+        queue.shift()
         this.#leaveQueue(request)
-        this.#takeOff(lane, request)
+        this.#takeOff(lane, queue, request)
         chosen.push(request)
         bytes += request.length
       }
       if (chosen.length > 0) {
         const parts = bytes >= SPLIT_BYTES_MIN ? Math.min(this.#o.pool.size, chosen.length) : 1
         const each = Math.ceil(chosen.length / parts)
-        for (let i = 0; i < chosen.length; i += each) this.#dispatch(lane, chosen.slice(i, i + each))
+        for (let i = 0; i < chosen.length; i += each) this.#dispatch(lane, queue, chosen.slice(i, i + each))
       }
       if (blocked || chosen.length === 0) return
     }
   }
 
   /** Is there room for the request's bytes, its word and its memory? Takes the slot when there is. */
-  #admit(lane: DirectoryLane, request: TransferRequest): 'go' | 'wait' | 'refused' {
+  #admit(lane: DirectoryLane, queue: LaneQueue, request: TransferRequest): 'go' | 'wait' | 'refused' {
     if (request.slot) return 'go'
     const { inFlightBytesMax, arena, words } = this.#o
     if (request.length > inFlightBytesMax) {
@@ -240,8 +257,13 @@ export class Batcher {
     }
     const full = words.available === 0 ||
       (this.#bytesInFlight > 0 && this.#bytesInFlight + request.length > inFlightBytesMax) ||
-      (lane.bytesInFlight > 0 && lane.bytesInFlight + request.length > lane.bytesMax)
-    if (full) return this.#waitOrRefuse(request, 'the limit on bytes in flight is reached')
+      !lane.hasBytes(queue, request.length)
+    if (full) return this.#waitOrRefuse(request, FULL)
+    if (request.role === 'write' && !lane.windowOpen()) {
+      lane.window.held()
+      if (this.#o.whenFull === 'reject') this.#refuseBacklog(lane)
+      return request.settled ? 'refused' : 'wait'
+    }
     if (request.storage && !request.placed) {
       const admission = request.storage.admit()
       if (admission === 'wait') return 'wait'
@@ -273,6 +295,23 @@ export class Batcher {
     return this.#refuseWaiting(request, why)
   }
 
+  /** The window only says when a write goes. Which writes are too many for the limit, and refused, is as it would be without it. */
+  #refuseBacklog(lane: DirectoryLane): void {
+    let ahead = this.#bytesInFlight
+    let laneAhead = lane.bytesInFlight
+    const taken = new Set<CallScope>()
+    for (const request of lane.writes.waiting()) {
+      const fits = ahead + request.length <= this.#o.inFlightBytesMax && laneAhead + request.length <= lane.bytesMax
+      if (!fits && request.scope.admitted === 0 && !taken.has(request.scope)) {
+        this.#refuseWaiting(request, FULL)
+        continue
+      }
+      taken.add(request.scope)
+      ahead += request.length
+      laneAhead += request.length
+    }
+  }
+
   #refuseWaiting(request: TransferRequest, why: string): 'refused' {
     this.#leaveQueue(request)
     this.#refuse(request, why)
@@ -291,10 +330,10 @@ export class Batcher {
   }
 
   /** Copies a source into its slot as far as this turn's budget goes. False: more is to be copied in a later turn. */
-  #copyIn(request: TransferRequest): boolean {
+  #copyIn(queue: LaneQueue, request: TransferRequest): boolean {
     if (request.memory.kind !== 'copy-in') return true
     const source = request.memory.bytes
-    if (source.byteLength !== request.length) return this.#spoilt(request, 'detached or resized before it was copied')
+    if (source.byteLength !== request.length) return this.#spoilt(queue, request, 'detached or resized before it was copied')
     const slot = request.slot!.view()
     if (request.copied < request.length) {
       const now = request.copied === 0 ? this.#budget.takeWhole(request.length) : this.#budget.take(request.length - request.copied)
@@ -310,22 +349,22 @@ export class Batcher {
     // It was copied over several turns, in which its owner may have changed it: if what was copied still stands there, then all of it stood there at once.
     const from = request.compared
     const now = this.#budget.take(request.length - from)
-    if (Buffer.compare(source.subarray(from, from + now), slot.subarray(from, from + now)) !== 0) return this.#spoilt(request, 'changed while it was copied')
+    if (Buffer.compare(source.subarray(from, from + now), slot.subarray(from, from + now)) !== 0) return this.#spoilt(queue, request, 'changed while it was copied')
     request.compared += now
     return request.compared === request.length
   }
 
   /** The source cannot be stored as its caller meant it. */
-  #spoilt(request: TransferRequest, what: string): true {
+  #spoilt(queue: LaneQueue, request: TransferRequest, what: string): true {
     this.#leaveQueue(request)
-    this.#lanes[request.directory]!.shift()
+    queue.shift()
     this.#unpin(request)
     this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
       `The source of ${quote(request.key)} was ${what}. A source stays unchanged until its promise settles.`, { key: request.key }) })
     return true
   }
 
-  #takeOff(lane: DirectoryLane, request: TransferRequest): void {
+  #takeOff(lane: DirectoryLane, queue: LaneQueue, request: TransferRequest): void {
     request.scope.admitted++
     request.word = this.#o.words.take()
     request.dispatched = true
@@ -335,15 +374,18 @@ export class Batcher {
     this.#requestsInFlight++
     lane.bytesInFlight += request.length
     lane.requestsInFlight++
+    queue.bytesInFlight += request.length
+    if (request.role === 'write') lane.writeBytesInFlight += request.length
   }
 
-  #dispatch(lane: DirectoryLane, requests: readonly TransferRequest[]): void {
+  #dispatch(lane: DirectoryLane, queue: LaneQueue, requests: readonly TransferRequest[]): void {
     const { descriptors, blob, wantMetas } = this.#encoder.encode(requests)
     lane.batchesInFlight++
+    queue.batchesInFlight++
     const started = performance.now()
     this.#o.pool.transfer(descriptors, blob, wantMetas).then(
-      answer => this.#finish(lane, requests, answer, started),
-      (error: unknown) => this.#lost(lane, requests, error)
+      answer => this.#finish(lane, queue, requests, answer, started),
+      (error: unknown) => this.#lost(lane, queue, requests, error)
     ).catch((error: unknown) => {
       // A fault of ours, or of a listener that a caller gave us: it must not leave a batch unsettled.
       for (const request of requests) {
@@ -353,8 +395,10 @@ export class Batcher {
     })
   }
 
-  #finish(lane: DirectoryLane, requests: readonly TransferRequest[], answer: BatchResult, started: number): void {
+  #finish(lane: DirectoryLane, queue: LaneQueue, requests: readonly TransferRequest[], answer: BatchResult, started: number): void {
     lane.batchesInFlight--
+    queue.batchesInFlight--
+    let written = 0
     let bytes = 0
     let answered = false
     for (let i = 0; i < requests.length; i++) {
@@ -382,12 +426,14 @@ export class Batcher {
         continue
       }
       bytes += request.length
+      if (request.role === 'write') written += request.length
       const result: RequestResult & { failure: null } = {
         failure: null, status, errno: answer.results[base + ResultField.errno]!, length: answer.results[base + ResultField.length]!,
         meta: request.storage?.pageMeta ?? (answer.metas.length > 0 ? answer.metas.slice(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null), bytes: null, slot: null
       }
       this.#deliver(request, result)
     }
+    if (written > 0) lane.window.ended(written, performance.now())
     if (answered) {
       lane.answeredAt = performance.now()
       this.#o.onDirectory(lane.index, 'answered')
@@ -451,8 +497,9 @@ export class Batcher {
   }
 
   /** The batch never answered: its worker died. */
-  #lost(lane: DirectoryLane, requests: readonly TransferRequest[], error: unknown): void {
+  #lost(lane: DirectoryLane, queue: LaneQueue, requests: readonly TransferRequest[], error: unknown): void {
     lane.batchesInFlight--
+    queue.batchesInFlight--
     const failure = HiCacheError.is(error) ? error : new HiCacheError('ERR_WORKER', String(error))
     for (const request of requests) {
       if (request.word < 0) {
@@ -474,6 +521,9 @@ export class Batcher {
     this.#inFlight.delete(request)
     this.#bytesInFlight -= request.length
     this.#requestsInFlight--
+    lane.queueOf(request).bytesInFlight -= request.length
+    // Not so what the kernel keeps: one page that hangs must not close the window for all that follow.
+    if (request.role === 'write') lane.writeBytesInFlight -= request.length
     const landLane = (): void => {
       lane.bytesInFlight -= request.length
       lane.requestsInFlight--

@@ -3,7 +3,7 @@ import { Metrics, type Gauges } from '../../lib/observe/metrics.js'
 import { parseExposition, valueOf } from './exposition.js'
 
 const gauges: Gauges = {
-  queuedRequests: 1, queuedBytes: 2, inFlightRequests: 3, inFlightBytes: 4, inFlightBytesMax: 5, arenaBytes: 6, arenaUsedBytes: 7, arenaHeldBytes: 8,
+  queuedRequests: 1, queuedBytes: 2, inFlightRequests: 3, inFlightBytes: 4, inFlightBytesMax: 5, writeWindowBytes: 12, arenaBytes: 6, arenaUsedBytes: 7, arenaHeldBytes: 8,
   arenaQuarantinedBytes: 9, workers: 10, workersAlive: 11,
 }
 const make = (labels = { plugin: 'posix', engine: 'aio', layout: 'file' }): Metrics => new Metrics(labels, () => gauges)
