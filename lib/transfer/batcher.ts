@@ -1,17 +1,20 @@
 import { HiCacheError } from '../error.js'
 import type { Arena } from '../memory/arena.js'
 import { roundUp } from '../memory/arena.js'
+import type { Slot } from '../memory/slot.js'
 import { quote } from '../memory/tensor.js'
 import type { FileLayout } from '../storage/file-layout.js'
 import type { Metrics, Op as MetricsOp } from '../observe/metrics.js'
 import { BatchEncoder } from './batch-encoder.js'
 import type { CompletionWords } from './completion-words.js'
-import { CopyBudget, FRESH_MEMORY_WEIGHT } from './copy-budget.js'
+import { CopyBudget } from './copy-budget.js'
+import { CopyOuts, type CopySource } from './copy-outs.js'
 import type { CallScope } from './call-scope.js'
 import { DirectoryLane, OVERDUE_MS } from './directory-lane.js'
 import type { LaneQueue } from './lane-queue.js'
 import type { BatchResult, NativeAddon } from './native-binding.js'
 import { META_BYTES_MAX, RESULT_STRIDE, ResultField, Status } from './protocol.js'
+import { PageTraffic } from './page-traffic.js'
 import { Quarantine } from './quarantine.js'
 import type { RequestResult, TransferRequest } from './transfer-request.js'
 import type { WorkerPool } from './worker-pool.js'
@@ -44,8 +47,6 @@ export interface BatcherOptions {
   readonly onDirectory: (directory: number, event: 'answered' | 'deadline') => void
 }
 
-interface CopyOut { readonly request: TransferRequest; readonly result: RequestResult & { failure: null }; readonly bytes: Uint8Array; readonly fresh: boolean }
-
 /**
  * Brings requests to the workers and their results back: memory, admission, coalescing, settlement.
  *
@@ -58,9 +59,12 @@ export class Batcher {
   readonly #encoder: BatchEncoder
   readonly #quarantine: Quarantine
   readonly #budget: CopyBudget
-  /** Writes and deletes of one page that are not settled, in the order of their calls. The first is under way, so that the last call wins. */
-  readonly #mutations = new Map<string, TransferRequest[]>()
-  readonly #copyOuts: CopyOut[] = []
+  readonly #traffic = new PageTraffic()
+  readonly #copyOuts: CopyOuts
+  /** Reads and look-ups that the write or delete of their page answers, in the next turn. */
+  #answers: { readonly request: TransferRequest; readonly by: TransferRequest }[] = []
+  /** Requests that no queue knows: they wait for another's result, or with theirs until others have their copies. */
+  readonly #parked = new Set<TransferRequest>()
   readonly #inFlight = new Set<TransferRequest>()
   /** Requests that went to a worker, and whose storage has not heard how they ended. */
   readonly #holding = new Set<TransferRequest>()
@@ -83,6 +87,11 @@ export class Batcher {
     this.#encoder = new BatchEncoder(options.layout, options.words, options.arena.region)
     this.#quarantine = new Quarantine(options.words, () => this.#schedulePump())
     this.#budget = new CopyBudget(() => this.#pump())
+    this.#copyOuts = new CopyOuts(this.#budget, {
+      settle: (request, result) => { this.#settle(request, result) },
+      done: (request, result, bytes) => { this.#copied(request, result, bytes) },
+      again: request => { this.#again(request) }
+    })
     options.arena.onFree(() => { if (this.#queued > 0 || this.#roomWaiters.length > 0) this.#schedulePump() })
   }
 
@@ -104,14 +113,31 @@ export class Batcher {
     }
     this.#queued++
     this.#queuedBytes += request.length
-    if (isMutation(request)) {
-      const line = this.#mutations.get(request.storedKey)
-      if (line) {
-        line.push(request)
-        return
-      }
-      this.#mutations.set(request.storedKey, [request])
+    if (!isMutation(request)) this.#route(request)
+    else if (this.#traffic.mutate(request)) this.#enqueue(request)
+  }
+
+  /** What is under way for the page: the last write or delete of it that is not settled, null when there is none. */
+  underWay(storedKey: string): 'write' | 'delete' | null { return (this.#traffic.lastMutation(storedKey)?.role ?? null) as 'write' | 'delete' | null }
+
+  /** To whoever can answer the request: a write or a read of its page that is under way, else storage. */
+  #route(request: TransferRequest): void {
+    this.#parked.delete(request)
+    if (!request.shareable) return this.#enqueue(request)
+    const by = this.#traffic.lastMutation(request.storedKey)
+    if (by) {
+      // Not at once: the call's signal may have fired already, and is looked at when all its requests are in.
+      this.#answers.push({ request, by })
+      this.#parked.add(request)
+      this.#schedulePump()
+    } else if (request.role === 'read' && this.#traffic.join(request)) {
+      this.#parked.add(request)
+    } else {
+      this.#enqueue(request)
     }
+  }
+
+  #enqueue(request: TransferRequest): void {
     this.#lanes[request.directory]!.push(request)
     this.#schedulePump()
   }
@@ -177,8 +203,9 @@ export class Batcher {
     const all = new Set<TransferRequest>()
     for (const lane of this.#lanes) for (const request of lane.waiting()) all.add(request)
     for (const request of this.#inFlight) if (!request.settled) all.add(request)
-    for (const line of this.#mutations.values()) for (const request of line) all.add(request)
-    for (const { request } of this.#copyOuts) if (!request.settled) all.add(request)
+    for (const request of this.#traffic.mutations()) all.add(request)
+    for (const request of this.#copyOuts.requests()) if (!request.settled) all.add(request)
+    for (const request of this.#parked) all.add(request)
     return [...all]
   }
 
@@ -207,7 +234,8 @@ export class Batcher {
   }
 
   #pump(): void {
-    this.#copyOut()
+    this.#answer()
+    this.#copyOuts.run()
     for (const lane of this.#lanes) this.#pumpLane(lane)
     this.#wakeRoomWaiters()
   }
@@ -251,7 +279,7 @@ export class Batcher {
   /** Is there room for the request's bytes, its word and its memory? Takes the slot when there is. */
   #admit(lane: DirectoryLane, queue: LaneQueue, request: TransferRequest): 'go' | 'wait' | 'refused' {
     if (request.slot) return 'go'
-    const { inFlightBytesMax, arena, words } = this.#o
+    const { inFlightBytesMax, words } = this.#o
     if (request.length > inFlightBytesMax) {
       return this.#refuseWaiting(request, `its ${request.length} bytes are more than the limit of ${inFlightBytesMax} bytes in flight (inFlightBytesMax)`)
     }
@@ -271,22 +299,22 @@ export class Batcher {
       request.placed = true
     }
     if (request.staged) {
-      const slot = arena.allocate(request.length)
-      if (!slot) {
+      if (!this.#takeSlot(request)) {
         // Only transfers bring memory back by themselves; what callers hold, or a hung file system, may never come.
         if (this.#stagedBytesInFlight > 0) return this.#waitOrRefuse(request, 'the arena is in use by other transfers')
-        return this.#refuseWaiting(request, `the arena has no ${request.length} free bytes in one piece: callers hold ${arena.heldBytes} of ${arena.bytes} ` +
-          `(release arena tensors), the kernel ${this.#quarantine.bytes}; or raise arenaBytes`)
+        return this.#refuseWaiting(request, this.#noMemory(request))
       }
-      slot.pin()
-      request.slot = slot
-      request.pinned = slot
-      this.#stagedBytesInFlight += request.length
     } else if (request.memory.kind === 'direct') {
       request.pinned = request.memory.owner
       request.pinned.pin()
     }
     return 'go'
+  }
+
+  #noMemory(request: TransferRequest): string {
+    const { arena } = this.#o
+    return `the arena has no ${request.length} free bytes in one piece: callers hold ${arena.heldBytes} of ${arena.bytes} ` +
+      `(release arena tensors), the kernel ${this.#quarantine.bytes}; or raise arenaBytes`
   }
 
   #waitOrRefuse(request: TransferRequest, why: string): 'wait' | 'refused' {
@@ -442,58 +470,134 @@ export class Batcher {
     this.#pump()
   }
 
-  /** Results in the slot go where the caller wants them. */
+  /** A result that came: to those who joined the read, and to its own caller. */
   #deliver(request: TransferRequest, result: RequestResult & { failure: null }): void {
     const good = result.status === Status.ok || result.status === Status.unverified
+    const { kind } = request.memory
+    // A slot of our own can stay until all have copied from it. What becomes the caller's when it settles does not settle before.
+    const caller = kind === 'direct' || kind === 'arena'
+    let open = 0
+    const onEnd = (): void => { if (--open === 0 && !request.settled) this.#deliverOwn(request, result, good) }
+    const joiners = good ? this.#traffic.left(request) : []
+    const { slot } = request
+    if (!caller) this.#deliverOwn(request, result, good)
+    for (const joiner of joiners) {
+      if (joiner.memory.kind === 'arena' && !this.#takeSlot(joiner)) {
+        this.#route(joiner)
+        continue
+      }
+      this.#o.metrics.count('reads_joined')
+      this.#parked.delete(joiner)
+      this.#leaveQueue(joiner)
+      if (caller) open++
+      this.#copyOuts.push({ request: joiner, result, source: caller ? callersSource(request) : this.#slotSource(slot!), ...(caller ? { onEnd } : {}) })
+    }
+    if (open > 0) this.#parked.add(request)
+    else if (caller) this.#deliverOwn(request, result, good)
+  }
+
+  /** Results in the slot go where the caller wants them. */
+  #deliverOwn(request: TransferRequest, result: RequestResult & { failure: null }, good: boolean): void {
     const { kind } = request.memory
     if (!good || kind === 'none' || kind === 'direct' || kind === 'copy-in') {
       this.#unpin(request)
       this.#settle(request, result)
     } else if (kind === 'arena') {
+      this.#copied(request, result, null)
+    } else {
+      this.#copyOuts.push({ request, result, source: { bytes: () => request.slot?.view() ?? null, release: () => {} } })
+    }
+  }
+
+  /** The bytes are where the caller wants them: for `arena` in its slot, for `fresh` in `bytes`. */
+  #copied(request: TransferRequest, result: RequestResult & { failure: null }, bytes: Uint8Array | null): void {
+    const { slot } = request
+    if (request.memory.kind === 'arena' && slot) {
       // The receiver holds it (or not) while it is still pinned.
-      const slot = request.slot!
       request.slot = null
       request.pinned = null
       this.#stagedBytesInFlight -= request.length
       this.#settle(request, { ...result, slot })
       slot.unpin()
     } else {
-      const fresh = kind === 'fresh'
-      const bytes = kind === 'copy-out' ? request.memory.bytes : new Uint8Array(request.length)
-      request.copied = 0
-      this.#copyOuts.push({ request, result, bytes, fresh })
+      this.#unpin(request)
+      this.#settle(request, bytes ? { ...result, bytes } : result)
     }
   }
 
-  /** Copies results out of their slots as far as this turn's budget goes. */
-  #copyOut(): void {
-    let head = 0
-    while (head < this.#copyOuts.length) {
-      const { request, result, bytes, fresh } = this.#copyOuts[head]!
-      if (request.settled) {
-        this.#unpin(request)
-        head++
-        continue
-      }
-      if (bytes.byteLength !== request.length) {
-        this.#unpin(request)
-        this.#settle(request, { failure: 'failed', error: new HiCacheError('ERR_ARGUMENT',
-          `The target of ${quote(request.key)} was detached or resized before it was filled.`, { key: request.key }) })
-        head++
-        continue
-      }
-      const now = this.#budget.take(request.length - request.copied, fresh ? FRESH_MEMORY_WEIGHT : 1)
-      if (now > 0) {
-        const view = request.slot!.view()
-        bytes.set(now === request.length ? view : view.subarray(request.copied, request.copied + now), request.copied)
-        request.copied += now
-      }
-      if (request.copied < request.length) break
-      this.#unpin(request)
-      this.#settle(request, fresh ? { ...result, bytes } : result)
-      head++
+  /** What it was copied from went away: it asks once more. */
+  #again(request: TransferRequest): void {
+    this.#unpin(request)
+    request.copied = 0
+    request.left = false
+    this.#queued++
+    this.#queuedBytes += request.length
+    this.#route(request)
+  }
+
+  /** Answers requests from the writes and deletes of their pages. */
+  #answer(): void {
+    if (this.#answers.length === 0) return
+    const answers = this.#answers
+    this.#answers = []
+    for (const { request, by } of answers) {
+      if (request.settled) continue
+      if (by.settled) this.#route(request)
+      else if (!this.#answerFrom(request, by)) this.#answers.push({ request, by })
     }
-    if (head > 0) this.#copyOuts.splice(0, head)
+  }
+
+  /** False: it has to wait for memory. */
+  #answerFrom(request: TransferRequest, by: TransferRequest): boolean {
+    const status = by.role === 'delete' ? Status.absent : request.role === 'read' && request.length !== by.length ? Status.length : Status.ok
+    const result: RequestResult & { failure: null } = {
+      failure: null, status, errno: 0, length: status === Status.absent ? 0 : by.length, meta: status === Status.ok ? by.meta : null, bytes: null, slot: null
+    }
+    if (request.role === 'check' || status !== Status.ok) {
+      this.#o.metrics.count('reads_from_writes')
+      this.#settle(request, result)
+      return true
+    }
+    // As it is stored: once the copy is whole, it stays whatever the source's owner does.
+    const whole = by.slot && by.copied === by.length && by.compared === by.length
+    if (!whole && callersBytes(by)?.byteLength !== by.length) {
+      this.#parked.delete(request)
+      this.#enqueue(request)
+      return true
+    }
+    if (request.memory.kind === 'arena' && !this.#takeSlot(request)) {
+      if (this.#stagedBytesInFlight > 0) return false
+      this.#refuseWaiting(request, this.#noMemory(request))
+      return true
+    }
+    this.#o.metrics.count('reads_from_writes')
+    this.#parked.delete(request)
+    this.#leaveQueue(request)
+    this.#copyOuts.push({ request, result, source: whole ? this.#slotSource(by.slot!) : callersSource(by) })
+    return true
+  }
+
+  #takeSlot(request: TransferRequest): boolean {
+    const slot = this.#o.arena.allocate(request.length)
+    if (!slot) return false
+    slot.pin()
+    request.slot = slot
+    request.pinned = slot
+    this.#stagedBytesInFlight += request.length
+    return true
+  }
+
+  /** A slot that stays until it is copied from, whatever becomes of the transfer that it was taken for. */
+  #slotSource(slot: Slot): CopySource {
+    slot.pin()
+    this.#stagedBytesInFlight += slot.bytes
+    return {
+      bytes: () => slot.view(),
+      release: () => {
+        this.#stagedBytesInFlight -= slot.bytes
+        slot.unpin()
+      }
+    }
   }
 
   /** The batch never answered: its worker died. */
@@ -582,21 +686,23 @@ export class Batcher {
     if (request.word < 0) this.#unpin(request)
     this.#unsettled--
     if (!request.dispatched) request.endStorage('untouched')
-    if (isMutation(request)) this.#passOn(request)
+    this.#parked.delete(request)
+    if (isMutation(request)) {
+      const next = this.#traffic.mutated(request)
+      if (next) this.#enqueue(next)
+    }
+    const joiners = request.role === 'read' ? this.#traffic.left(request) : []
     request.settle(result)
+    for (const joiner of joiners) {
+      // Its caller's deadline, signal or bad luck is not theirs: one of them goes itself, and the others join it.
+      if (result.failure !== null) {
+        this.#route(joiner)
+        continue
+      }
+      this.#o.metrics.count('reads_joined')
+      this.#settle(joiner, { ...result, bytes: null, slot: null })
+    }
     if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
-  }
-
-  /** The next mutation of the same page may go. */
-  #passOn(request: TransferRequest): void {
-    const line = this.#mutations.get(request.storedKey)
-    const place = line?.indexOf(request) ?? -1
-    if (!line || place < 0) return
-    line.splice(place, 1)
-    if (line.length === 0) this.#mutations.delete(request.storedKey)
-    if (place !== 0 || line.length === 0) return
-    this.#lanes[request.directory]!.push(line[0]!)
-    this.#schedulePump()
   }
 
   #wakeRoomWaiters(): void {
@@ -606,6 +712,19 @@ export class Batcher {
     }
   }
 }
+
+/** The bytes of a write's source or of a read's target that are the caller's until the request settles. */
+function callersBytes({ memory, slot, settled }: TransferRequest): Uint8Array | null {
+  if (settled) return null
+  switch (memory.kind) {
+    case 'direct': return memory.bytes ?? null
+    case 'copy-in': return memory.bytes
+    case 'arena': return slot?.view() ?? null
+    default: return null
+  }
+}
+
+function callersSource(request: TransferRequest): CopySource { return { bytes: () => callersBytes(request), release: () => {} } }
 
 function isMutation({ role }: TransferRequest): boolean { return role === 'write' || role === 'delete' }
 

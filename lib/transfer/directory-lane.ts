@@ -66,6 +66,7 @@ export class DirectoryLane {
 
   /** Is there room for the bytes of the queue's next request? */
   hasBytes(queue: LaneQueue, bytes: number): boolean {
+    if (bytes === 0) return true
     if (this.bytesInFlight > 0 && this.bytesInFlight + bytes > this.bytesMax) return false
     if (queue.bytesInFlight === 0) return true
     if (queue === this.urgent) {

@@ -78,6 +78,8 @@ export class TransferRequest {
   quarantined = false
   /** How native code said that it ended. */
   nativeEnd: 'untouched' | 'unknown' | number | null = null
+  /** Reads of the same bytes that wait for this one's. */
+  joiners: TransferRequest[] | null = null
   #storageEnded = false
   /** Milliseconds of performance.now() at its making. */
   readonly madeAt: number
@@ -111,6 +113,12 @@ export class TransferRequest {
   get staged(): boolean {
     const { kind } = this.memory
     return kind !== 'none' && kind !== 'direct'
+  }
+
+  /** May what is under way for its page answer it? */
+  get shareable(): boolean {
+    if (this.fromStorage) return false
+    return this.role === 'check' || (this.role === 'read' && (this.memory.kind !== 'direct' || this.memory.bytes !== undefined))
   }
 
   get storageEnded(): boolean { return this.storage === null || this.#storageEnded }
