@@ -17,6 +17,8 @@ import { Metrics, type Gauges } from '../observe/metrics.js'
 import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
 import { FileStore } from '../storage/file-store.js'
+import { SegmentStore } from '../storage/segment/segment-store.js'
+import type { OpenedSegments } from '../storage/segment/segment-directory.js'
 import type { ReadOutcome, WriteOutcome } from '../storage/outcome.js'
 import type { PageInfo } from '../storage/page-info.js'
 import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../storage/page-store.js'
@@ -54,6 +56,8 @@ interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uin
 interface Parts {
   readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection
   readonly directories: readonly DirectoryReport[]; readonly names: KeyNames; readonly options: OpenOptions; readonly logger: Logger
+  /** null: the file layout. */
+  readonly segments: readonly OpenedSegments[] | null
 }
 
 /**
@@ -112,9 +116,6 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     // As they are written: a mount that hangs must not hold this thread up. Where they lead is asked once all have answered.
     const config = NixlBackendConfig.load({ ...input, realPath: path => path })
-    if (config.options.storageLayout === 'segment') {
-      throw new HiCacheError('ERR_CONFIG', 'storage_layout "segment" is not in this version: take "file", or leave it out.')
-    }
     const addon = loadAddon()
     const selection = await NixlBackendSelection.select(config, addon)
     const logger = options.logger ?? silentLogger
@@ -122,11 +123,19 @@ export class HiCacheNixl implements AsyncDisposable {
     checkDistinct(config, directories, input)
     throwIfAborted(options.signal)
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
-    return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger })
+    const layout = config.options.storageLayout === 'segment' ? 'segment' : 'file'
+    const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon) : null
+    try {
+      throwIfAborted(options.signal)
+      return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments })
+    } catch (error) {
+      if (segments) await SegmentStore.closeDirectories(segments)
+      throw error
+    }
   }
 
   private constructor(parts: Parts) {
-    const { addon, config, selection, directories, names, logger } = parts
+    const { addon, config, selection, directories, names, logger, segments } = parts
     const settings = config.options
     const engine = selection.engine as EngineName
     this.config = config
@@ -135,7 +144,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#names = names
     this.#logger = logger
     this.#timeoutMs = settings.timeoutMs
-    this.storageLayout = 'file'
+    this.storageLayout = segments ? 'segment' : 'file'
     this.selection = Object.freeze({
       plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
@@ -148,12 +157,14 @@ export class HiCacheNixl implements AsyncDisposable {
     // Registered, so that a thread that reaps for a dead worker asks first whether they are still there.
     this.#wordsRegion = addon.registerMemory(new Uint8Array(this.#words.shared.buffer))
     this.#layout = new FileLayout({ suffix: names.suffix, fingerprint: settings.fingerprint }, directories.length, settings.directoryScheme)
-    this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges())
+    this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges(), () => this.#store.gauges())
     this.#pool = new WorkerPool(workers, {
       plugin: 'POSIX',
       engine,
-      directories: directories.map(({ realPath, direct, engine: engineFits }) =>
-        ({ path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits })),
+      directories: directories.map(({ realPath, direct, engine: engineFits }, i) => ({
+        path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits,
+        ...(segments && segments[i]!.ownerFd >= 0 ? { holdFd: segments[i]!.ownerFd } : {})
+      })),
       words: this.#words.shared,
       queueDepth: settings.queueDepth,
       threads: Math.max(1, Math.ceil(settings.threads / workers)),
@@ -171,7 +182,7 @@ export class HiCacheNixl implements AsyncDisposable {
       within: (work, options) => this.#within(work, options),
       stage: () => this.#stage
     }
-    this.#store = new FileStore(store, this.#layout)
+    this.#store = segments ? new SegmentStore(store, this.#layout, segments) : new FileStore(store, this.#layout)
     for (const { path, writable, direct, directReason } of directories) {
       if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
       if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)

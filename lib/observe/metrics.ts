@@ -66,6 +66,16 @@ const GAUGE_HELP: Readonly<Record<keyof Gauges, readonly [name: string, help: st
   workersAlive: ['workers_alive', 'Workers that run.'],
 }
 
+const LAYOUT_GAUGE_HELP: Readonly<Record<string, string>> = {
+  segment_pages: 'Pages in the segments of this process.',
+  segment_pages_foreign: 'Pages of other processes that can be read.',
+  segments: 'Segments of this process.',
+  segment_bytes: 'Bytes of its segments.',
+  segment_slots: 'Extents in its segments.',
+  segment_slots_free: 'Extents without a page.',
+  segment_writers_live: 'Other processes that write to the same directories.',
+}
+
 /** What one operation counted. */
 class OpCounts {
   readonly pages = new Float64Array(OUTCOMES_MAX)
@@ -100,16 +110,19 @@ class OpCounts {
 export class Metrics {
   readonly #labels: string
   readonly #gauges: () => Gauges
+  readonly #layoutGauges: () => Readonly<Record<string, number>>
   readonly #read = new OpCounts('read')
   readonly #write = new OpCounts('write')
   readonly #exists = new OpCounts('exists')
   readonly #delete = new OpCounts('delete')
   readonly #counters = new Map<string, number>(Object.keys(COUNTER_HELP).map((name) => [name, 0]))
 
-  constructor(labels: { plugin: string; engine: string; layout: string }, gauges: () => Gauges) {
+  /** `layoutGauges`: what the layout has to say of itself, by name. */
+  constructor(labels: { plugin: string; engine: string; layout: string }, gauges: () => Gauges, layoutGauges: () => Readonly<Record<string, number>> = () => ({})) {
     this.#labels = Object.entries({ plugin: labels.plugin, engine: labels.engine, layout: labels.layout })
       .map(([name, value]) => `${name}="${escapeLabel(value)}"`).join(',')
     this.#gauges = gauges
+    this.#layoutGauges = layoutGauges
   }
 
   /** One page's end. `bytes` (the page's size will do) count only where bytes moved: a hit or a stored page. `seconds` run from the call to the outcome. */
@@ -119,6 +132,12 @@ export class Metrics {
     counts.pages[slot]!++
     if (slot === 0) counts.bytes += bytes
     counts.latency.observe(seconds)
+  }
+
+  /** Lookups that no storage was asked for: `found` of `asked` pages were there. They have no latency to speak of. */
+  lookups(found: number, asked: number): void {
+    this.#exists.pages[this.#exists.slot('hit')]! += found
+    this.#exists.pages[this.#exists.slot('absent')]! += asked - found
   }
 
   /** One native sub-batch's end. */
@@ -164,7 +183,7 @@ export class Metrics {
     for (const [name, value] of this.#counters) out[underscored(name)] = value
     const gauges = this.#gauges()
     for (const key of Object.keys(GAUGE_HELP) as (keyof Gauges)[]) out[GAUGE_HELP[key][0]] = gauges[key]
-    return out
+    return Object.assign(out, this.#layoutGauges())
   }
 
   /** The Prometheus text exposition format, version 0.0.4. */
@@ -202,6 +221,10 @@ export class Metrics {
       const [name, help] = GAUGE_HELP[key]
       head(`hicache_nixl_${name}`, 'gauge', help)
       lines.push(`hicache_nixl_${name}{${this.#labels}} ${number(gauges[key])}`)
+    }
+    for (const [name, value] of Object.entries(this.#layoutGauges())) {
+      head(`hicache_nixl_${name}`, 'gauge', LAYOUT_GAUGE_HELP[name] ?? `${name.replaceAll('_', ' ')}.`)
+      lines.push(`hicache_nixl_${name}{${this.#labels}} ${number(value)}`)
     }
     for (const [name, value] of this.#counters) {
       const metric = `hicache_nixl_${underscored(name)}_total`

@@ -1,0 +1,55 @@
+import { Field, Status } from '../../transfer/protocol.js'
+import type { Admission, StorageHold } from '../../transfer/storage-hold.js'
+import type { Segment } from './segment.js'
+import type { SegmentDirectory } from './segment-directory.js'
+import { RECORD_BYTES, SlotRecord } from './slot-record.js'
+import { encodeSlot } from './tombstone-hold.js'
+
+/** The removal of a page: found when its turn has come, behind the writes of the same page that were asked for before. */
+export class DeleteHold implements StorageHold {
+  readonly #directory: SegmentDirectory
+  readonly #digest: Uint32Array
+  #entry = -1
+  #segment: Segment | null = null
+  #slot = 0
+
+  constructor(directory: SegmentDirectory, digest: Uint32Array) {
+    this.#directory = directory
+    this.#digest = digest
+  }
+
+  get encodedBytesMax(): number { return this.#segment!.nameBytes.length + RECORD_BYTES }
+
+  admit(): Admission {
+    const { index, space } = this.#directory
+    const entry = index.find(this.#digest)
+    if (entry < 0) return { answer: Status.absent }
+    if (!index.segment(entry).own) {
+      // Only its owner can free it; this process does not see it any more.
+      this.#directory.drop(entry)
+      return { answer: Status.ok }
+    }
+    this.#entry = entry
+    this.#segment = index.segment(entry)
+    this.#slot = index.slot(entry)
+    space.begin(entry)
+    return 'go'
+  }
+
+  encode(descriptors: Float64Array, base: number, blob: Uint8Array, at: number): number {
+    const segment = this.#segment!
+    const record = encodeSlot(segment, this.#slot, descriptors, base, blob, at)
+    const generation = ++segment.generations[this.#slot]!
+    descriptors[base + Field.recordOffset] = record
+    descriptors[base + Field.identityLength] = 0
+    descriptors[base + Field.metaLength] = RECORD_BYTES
+    return SlotRecord.encodeTombstone({ segment: segment.id, slot: this.#slot, generation, writtenAt: this.#directory.now() }, blob, record)
+  }
+
+  ended(how: 'untouched' | 'unknown' | number): void {
+    if (this.#entry < 0) return
+    if (how === Status.ok) this.#directory.space.entombed(this.#entry)
+    // It is hidden already, and whatever its record says now: it says so for sure when the tombstone is written again.
+    else this.#directory.space.entomb(this.#entry)
+  }
+}

@@ -1,0 +1,259 @@
+import type { NixlBackendOptions } from '../../config/nixl-backend-config.js'
+import type { Logger } from '../../observe/logger.js'
+import type { Metrics } from '../../observe/metrics.js'
+import type { Batcher } from '../../transfer/batcher.js'
+import type { CallScope } from '../../transfer/call-scope.js'
+import type { LoadedFolder, NativeSegments, PolledFolder } from '../../transfer/native-binding.js'
+import { Op, Status } from '../../transfer/protocol.js'
+import { TransferRequest } from '../../transfer/transfer-request.js'
+import { makePolicy } from '../policies/policies.js'
+import { PageIndex } from './page-index.js'
+import { Segment } from './segment.js'
+import { SegmentSpace } from './segment-space.js'
+import { TombstoneHold } from './tombstone-hold.js'
+
+/** How often the other writers' changes are read: their pages are seen within 50 ms. */
+const POLL_EVERY_MS = 40
+/** How often dead writers' folders are taken over, at most. */
+const ADOPT_EVERY_MS = 1000
+
+const NO_META = new Uint8Array(0)
+
+/** A storage directory whose segments this process has opened. */
+export interface OpenedSegments {
+  readonly native: NativeSegments
+  readonly directory: number
+  readonly path: string
+  readonly direct: boolean
+  readonly totalBytes: number
+  /** This writer's folder; '' when the directory cannot be written: pages of others are read, and none are stored. */
+  readonly folder: string
+  /** The locked descriptor; -1 without a folder. */
+  readonly ownerFd: number
+  readonly usedBytes: number
+  /** This process's secret for digests. */
+  readonly seed: Uint32Array
+  /** What the own folder holds. */
+  readonly own: LoadedFolder
+  readonly adopted: readonly string[]
+}
+
+export interface SegmentDirectoryOptions {
+  readonly opened: OpenedSegments
+  readonly settings: NixlBackendOptions
+  readonly batcher: Batcher
+  readonly metrics: Metrics
+  readonly logger: Logger
+  /** A scope for requests of the store's own. */
+  readonly scope: () => CallScope
+}
+
+interface Followed { sequence: number; readonly segments: Map<number, Segment> }
+
+/** The segments of one storage directory: the pages of this writer, which it places and gives up, and those of the others, which it follows. */
+export class SegmentDirectory {
+  readonly opened: OpenedSegments
+  readonly index = new PageIndex()
+  readonly space: SegmentSpace
+  readonly #o: SegmentDirectoryOptions
+  readonly #own = new Map<number, Segment>()
+  readonly #followed = new Map<string, Followed>()
+  #others: readonly PolledFolder[] = []
+  #timer: NodeJS.Timeout | null = null
+  #polling: Promise<void> | null = null
+  #adoptAt = 0
+  #writtenAt = 0
+  #stopped = false
+
+  constructor(options: SegmentDirectoryOptions) {
+    this.#o = options
+    this.opened = options.opened
+    const { opened, settings, metrics, logger, batcher } = options
+    const { native, directory, path, folder, direct, totalBytes } = opened
+    this.space = new SegmentSpace({
+      native, directory, path, folder, direct, totalBytes, capacity: settings.capacity, segmentBytes: settings.segmentBytes, leaseMs: settings.leaseMs,
+      policy: () => makePolicy(settings.evictionPolicy), index: this.index, metrics, logger,
+      entomb: (segment, slot, done) => { this.#entomb(segment, slot, done) },
+      wake: () => { batcher.pumpSoon() },
+      othersLive: () => this.#others.some(({ live }) => live)
+    })
+    this.space.usedBytes = opened.usedBytes
+    this.#takeOver(opened.own)
+  }
+
+  get writable(): boolean { return this.opened.folder !== '' }
+  get liveWriters(): number { return this.#others.reduce((sum, { live }) => sum + (live ? 1 : 0), 0) }
+  get foreignPages(): number {
+    let pages = 0
+    for (const { segments } of this.#followed.values()) for (const segment of segments.values()) pages += segment.pages
+    return pages
+  }
+
+  /** Folders and ids of all segments that are known. */
+  * segments(): IterableIterator<Segment> {
+    yield* this.#own.values()
+    for (const { segments } of this.#followed.values()) yield* segments.values()
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => { void this.poll() }, POLL_EVERY_MS).unref()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    if (this.#timer) clearInterval(this.#timer)
+    this.space.close()
+    await this.#polling
+  }
+
+  /** Ends grants that are under way, and gives the folder back. */
+  async close(): Promise<void> {
+    const { native, path, folder, ownerFd } = this.opened
+    if (ownerFd >= 0) await native.closeWriter(path, folder, ownerFd)
+  }
+
+  /** Microseconds since the epoch, never the same twice. */
+  now(): number {
+    this.#writtenAt = Math.max(this.#writtenAt + 1, Math.floor((performance.timeOrigin + performance.now()) * 1000))
+    return this.#writtenAt
+  }
+
+  /** The entry is this page still: not given up, and not another's by now. */
+  holds(entry: number, segment: Segment, slot: number, generation: number): boolean {
+    return segment.number >= 0 && segment.entries[slot] === entry && segment.generations[slot] === generation && !this.index.isHidden(entry)
+  }
+
+  /** A page goes: of ours with a tombstone; another writer's is forgotten here, and stays there. */
+  drop(entry: number, written?: (ok: boolean) => void): void {
+    if (this.index.segment(entry).own) {
+      this.space.drop(entry, written)
+    } else {
+      this.index.remove(entry)
+      written?.(true)
+    }
+  }
+
+  /** Reads what the others have changed. */
+  async poll(): Promise<void> {
+    this.#polling ??= this.#poll().catch((error: unknown) => {
+      if (!this.#stopped) this.#o.logger.debug('The other writers could not be followed.', { path: this.opened.path, error: String(error) })
+    }).finally(() => { this.#polling = null })
+    await this.#polling
+  }
+
+  /** Takes over what dead writers of this machine left. Answers how many segments that were. */
+  async adopt(): Promise<number> {
+    const { native, path, folder, seed } = this.opened
+    if (!this.writable || this.#stopped) return 0
+    const ids = await native.adopt(path, folder)
+    if (ids.length === 0) return 0
+    const loaded = await native.load(path, folder, seed, ids)
+    // They were another's until now.
+    for (const followed of this.#followed.values()) for (const id of ids) this.#forget(followed, id)
+    this.#takeOver(loaded)
+    this.#o.metrics.count('segments_adopted', ids.length)
+    this.#o.logger.info('Segments of a writer that has died were taken over.', { path, segments: ids.length })
+    return ids.length
+  }
+
+  async #poll(): Promise<void> {
+    const { native, path, folder, seed } = this.opened
+    const { folders, changes } = await native.poll(path, folder, [...this.#followed].map(([name, { sequence }]) => ({ folder: name, sequence })), seed)
+    if (this.#stopped) return
+    this.#others = folders
+    for (const change of changes) {
+      const followed = this.#followed.get(change.folder)
+      if (!followed) continue
+      if (change.gone || change.lapped) {
+        for (const id of [...followed.segments.keys()]) this.#forget(followed, id)
+        this.#followed.delete(change.folder)
+        continue
+      }
+      followed.sequence = change.sequence
+      for (const id of change.whole) this.#forget(followed, id)
+      if (change.loaded) this.#follow(change.folder, followed, change.loaded)
+    }
+    for (const { name } of folders) {
+      if (this.#followed.has(name)) continue
+      const loaded = await native.load(path, name, seed, null)
+      if (this.#stopped) return
+      const followed: Followed = { sequence: loaded.sequence, segments: new Map() }
+      this.#followed.set(name, followed)
+      this.#follow(name, followed, loaded)
+    }
+    if (folders.some(({ wants, live }) => wants && live)) this.space.share(this.liveWriters)
+    if (folders.some(({ live, machine }) => !live && machine === 'this') && performance.now() >= this.#adoptAt) {
+      this.#adoptAt = performance.now() + ADOPT_EVERY_MS
+      await this.adopt()
+    }
+  }
+
+  #follow(folder: string, followed: Followed, loaded: LoadedFolder): void {
+    for (const { id, dataBytes, extentBytes, slots } of loaded.segments) {
+      if (slots < 1 || (this.#own.has(id))) continue
+      const known = followed.segments.get(id)
+      if (known && known.extentBytes === extentBytes && known.dataBytes === dataBytes) continue
+      this.#forget(followed, id)
+      const segment = new Segment({ directory: this.opened.directory, folder, id, dataBytes, extentBytes, own: false })
+      this.index.addSegment(segment)
+      followed.segments.set(id, segment)
+    }
+    const { superseded } = this.index.load(loaded, id => followed.segments.get(id), { leave: (entry, segment) => { this.#forgetPolicy(entry, segment) } })
+    this.#bury(superseded)
+  }
+
+  #forget(followed: Followed, id: number): void {
+    const segment = followed.segments.get(id)
+    if (!segment) return
+    followed.segments.delete(id)
+    this.index.removeSegment(segment)
+  }
+
+  /** Segments that are ours: found at the opening, or adopted. */
+  #takeOver(loaded: LoadedFolder): void {
+    const { directory, folder } = this.opened
+    for (const { id, dataBytes, extentBytes, slots } of loaded.segments) {
+      if (slots < 1 || this.#own.has(id)) continue
+      const segment = new Segment({ directory, folder, id, dataBytes, extentBytes, own: true })
+      this.index.addSegment(segment)
+      this.#own.set(id, segment)
+    }
+    const entered: number[] = []
+    const { superseded } = this.index.load(loaded, id => this.#own.get(id), {
+      enter: entry => { entered.push(entry) },
+      leave: (entry, segment) => { this.#forgetPolicy(entry, segment) }
+    })
+    for (const { id } of loaded.segments) {
+      const segment = this.#own.get(id)
+      if (segment) this.space.add(segment)
+    }
+    // The policy meets them in the order in which they were written, which is all that is known of their use.
+    for (const entry of this.index.sortByAge(Int32Array.from(entered))) {
+      if (!this.index.has(entry) || this.index.isHidden(entry)) continue
+      this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1)
+    }
+    if (loaded.damaged > 0) this.#o.metrics.count('segment_records_damaged', loaded.damaged)
+    this.#bury(superseded)
+  }
+
+  #forgetPolicy(entry: number, segment: Segment): void {
+    if (segment.own) this.space.classOf(segment.extentBytes).policy.remove(entry)
+  }
+
+  /** Slots with an older copy of a page that is known from elsewhere. */
+  #bury(superseded: readonly number[]): void {
+    for (let i = 0; i < superseded.length; i += 2) this.space.bury(this.index.segmentOf(superseded[i]!), superseded[i + 1]!)
+  }
+
+  #entomb(segment: Segment, slot: number, done: (written: boolean) => void): void {
+    const scope = this.#o.scope()
+    const storage = new TombstoneHold(segment, slot, () => this.now(), done)
+    this.#o.batcher.submit(new TransferRequest({
+      op: Op.recordWrite, flags: 0, directory: this.opened.directory, storedKey: segment.name, memory: { kind: 'none' }, length: 0, meta: NO_META, scope, storage,
+      onResult: result => {
+        if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed')
+      }
+    }))
+    scope.watch(this.#o.batcher.cancel)
+  }
+}

@@ -1,0 +1,491 @@
+import { randomFillSync } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
+import { HiCacheError } from '../../error.js'
+import type { DType } from '../../memory/dtype.js'
+import type { Target } from '../../memory/tensor.js'
+import { ioError } from '../../transfer/batcher.js'
+import type { CallOptions, CallScope } from '../../transfer/call-scope.js'
+import type { DirectoryReport, NativeAddon } from '../../transfer/native-binding.js'
+import { BLOCK_BYTES, Op, Status } from '../../transfer/protocol.js'
+import { TransferRequest, type RequestResult } from '../../transfer/transfer-request.js'
+import { FileLayout, type PageMeta } from '../file-layout.js'
+import type { MissReason, ReadOutcome, WriteOutcome } from '../outcome.js'
+import type { PageInfo } from '../page-info.js'
+import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../page-store.js'
+import { hit, misfit, missReason, unavailableError, type StoreParts } from '../store-parts.js'
+import { DeleteHold } from './delete-hold.js'
+import { PageDigest } from './page-digest.js'
+import { ReadHold } from './read-hold.js'
+import { SegmentDirectory, type OpenedSegments } from './segment-directory.js'
+import type { Segment } from './segment.js'
+import { RECORD_BYTES, SlotRecord } from './slot-record.js'
+import { WriteHold } from './write-hold.js'
+
+/** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
+const LENGTH_TRIES_MAX = 4
+/** What a record and the index have room for. */
+const PAGE_BYTES_MAX = 2 ** 32 - BLOCK_BYTES
+/** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
+const CHAIN_HINTS_MAX = 4096
+/** Pages that verify() reads at once. */
+const VERIFY_PAGES = 8
+const CLEAR_PAGES = 128
+/** setTimeout's longest. */
+const TIMEOUT_MS_MAX = 2 ** 31 - 1
+const NO_META = new Uint8Array(0)
+
+/** What became of a page in the index: for the policy, when all pages of the call are through. */
+interface Landed { readonly entry: number; readonly segment: Segment; readonly slot: number; readonly generation: number; readonly written: boolean }
+
+/**
+ * Pages as extents of large files that are written over and over (block merging). Where a page lies is in memory, so a lookup never touches the disk; what is on
+ * the disk is told by 512-byte records, written after the data, which is how a store is opened again and how processes that share it see each other's pages.
+ * docs/architecture.md and docs/formats.md have the rules.
+ */
+export class SegmentStore implements PageStore {
+  readonly name = 'segment'
+  readonly #o: StoreParts
+  readonly #layout: FileLayout
+  readonly #digest: PageDigest
+  readonly #directories: readonly SegmentDirectory[]
+  readonly #sync: boolean
+  /** Decoded metas, by the index's own copy of their bytes. */
+  readonly #metas = new WeakMap<Uint8Array, PageMeta>()
+  readonly #chainHints = new Map<string, string>()
+  readonly #scratch = new Uint32Array(4)
+  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
+  #lastScope: { tail: string; scope: Uint8Array } | null = null
+
+  /**
+   * Opens the segments of each directory, or makes them; what dead writers of this machine left is taken over.
+   * @throws {HiCacheError} ERR_CONFIG: of a newer version, or no such store; ERR_IO.
+   */
+  static async openDirectories(directories: readonly DirectoryReport[], addon: NativeAddon): Promise<OpenedSegments[]> {
+    const seed = randomFillSync(new Uint32Array(4))
+    const opened: OpenedSegments[] = []
+    try {
+      for (const [directory, report] of directories.entries()) opened.push(await openDirectory(addon, report, directory, seed))
+    } catch (error) {
+      await SegmentStore.closeDirectories(opened)
+      throw error
+    }
+    return opened
+  }
+
+  /** Gives opened directories back that no store was made of. */
+  static async closeDirectories(opened: readonly OpenedSegments[]): Promise<void> {
+    for (const { native, path, folder, ownerFd } of opened) if (ownerFd >= 0) await native.closeWriter(path, folder, ownerFd)
+  }
+
+  constructor(parts: StoreParts, layout: FileLayout, opened: readonly OpenedSegments[]) {
+    this.#o = parts
+    this.#layout = layout
+    this.#digest = new PageDigest(opened[0]!.seed, layout.namespaceDigest)
+    this.#sync = parts.settings.fsync === 'batch'
+    this.#directories = opened.map(one => new SegmentDirectory({
+      opened: one, settings: parts.settings, batcher: parts.batcher, metrics: parts.metrics, logger: parts.logger, scope: () => parts.scope()
+    }))
+  }
+
+  start(): void { for (const directory of this.#directories) directory.start() }
+  async stop(): Promise<void> { await Promise.all(this.#directories.map(directory => directory.stop())) }
+  async close(): Promise<void> { await Promise.all(this.#directories.map(directory => directory.close())) }
+
+  gauges(): Readonly<Record<string, number>> {
+    const sum = (of: (directory: SegmentDirectory) => number): number => this.#directories.reduce((total, directory) => total + of(directory), 0)
+    return {
+      segment_pages: sum(({ index, foreignPages }) => index.size - foreignPages),
+      segment_pages_foreign: sum(({ foreignPages }) => foreignPages),
+      segments: sum(({ space }) => space.segmentCount),
+      segment_bytes: sum(({ space }) => space.ownBytes),
+      segment_slots: sum(({ space }) => space.slots),
+      segment_slots_free: sum(({ space }) => space.freeSlots),
+      segment_writers_live: sum(({ liveWriters }) => liveWriters)
+    }
+  }
+
+  write(scope: CallScope, pages: readonly PageToWrite[], stride: number, end: (index: number, outcome: WriteOutcome) => void): void {
+    const landed: (Landed | null)[] = pages.map(() => null)
+    let left = pages.length
+    pages.forEach((page, i) => {
+      this.#writePage(scope, page, landed, i, outcome => {
+        // Before the last answer: what the caller asks for next meets a policy that knows these pages.
+        if (--left === 0) this.#chain(pages, stride, landed)
+        end(i, outcome)
+      })
+    })
+  }
+
+  read(scope: CallScope, pages: readonly PageToRead[], stride: number, end: (index: number, outcome: ReadOutcome<Target>, length: number) => void): void {
+    const landed: (Landed | null)[] = pages.map(() => null)
+    let left = pages.length
+    pages.forEach((page, i) => {
+      this.#readPage(scope, page, landed, i, (outcome, length) => {
+        if (--left === 0) this.#chain(pages, stride, landed)
+        end(i, outcome, length)
+      })
+    })
+  }
+
+  leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number {
+    const now = performance.now()
+    const single = this.#directories.length === 1
+    const { batcher } = this.#o
+    for (let i = 0; i < keys.length; i++) {
+      const key = keys[i]!
+      for (const tail of tails) {
+        const number = single ? 0 : this.#layout.directoryOf(key + tail)
+        const { index, space } = this.#directories[number]!
+        this.#digest.of(key, tail, this.#scratch)
+        const entry = index.find(this.#scratch)
+        if (entry >= 0) {
+          const segment = index.segment(entry)
+          if (segment.own) space.classOf(segment.extentBytes).leases.lease(entry, now)
+        }
+        // What is on its way counts as done: the last call wins.
+        const underWay = batcher.unsettled > 0 ? batcher.underWay(key + tail) : null
+        if (underWay === 'delete' || (entry < 0 && underWay === null) || this.#o.unavailable(number)) {
+          this.#o.metrics.lookups(i, i + 1)
+          if (i > 0) this.#hint(key + tail, keys[i - 1]! + tail)
+          return i
+        }
+      }
+    }
+    void scope
+    this.#o.metrics.lookups(keys.length, keys.length)
+    return keys.length
+  }
+
+  async remove(storedKeys: readonly string[], scope: CallScope): Promise<boolean> {
+    const began = performance.now()
+    const pending = storedKeys.map(storedKey => new Promise<boolean>(resolve => {
+      const number = this.#layout.directoryOf(storedKey)
+      this.#o.batcher.submit(new TransferRequest({
+        op: Op.recordWrite, role: 'delete', flags: 0, directory: number, storedKey, memory: { kind: 'none' }, length: 0, meta: NO_META, scope,
+        storage: new DeleteHold(this.#directories[number]!, this.#digestOf(storedKey)),
+        onResult: result => {
+          const done = result.failure === null && result.status === Status.ok
+          this.#o.metrics.page('delete', done ? 'deleted' : result.failure ?? missReason(result.status) ?? 'failed', 0, (performance.now() - began) / 1000)
+          resolve(done)
+        }
+      }))
+    }))
+    scope.watch(this.#o.batcher.cancel)
+    return (await Promise.all(pending)).some(Boolean)
+  }
+
+  async clear(options?: CallOptions): Promise<{ deleted: number }> {
+    let deleted = 0
+    const keys: string[] = []
+    const flush = async (): Promise<void> => {
+      const removed = await Promise.all(keys.splice(0).map(storedKey => this.remove([storedKey], this.#o.scope(options))))
+      deleted += removed.filter(Boolean).length
+    }
+    for await (const { record } of this.#records(options)) {
+      if (keys.push(record.key) >= CLEAR_PAGES) await flush()
+    }
+    await flush()
+    return { deleted }
+  }
+
+  async * entries(): AsyncGenerator<PageInfo, void, undefined> {
+    for await (const { record, directory } of this.#records()) yield this.#pageInfo(record, directory)
+  }
+
+  async stat(storedKey: string, scope: CallScope): Promise<PageInfo | null> {
+    void scope
+    const directory = this.#directories[this.#layout.directoryOf(storedKey)]!
+    const entry = directory.index.find(this.#digestOf(storedKey))
+    if (entry < 0) return null
+    const segment = directory.index.segment(entry)
+    const slot = directory.index.slot(entry)
+    for (const record of await this.#recordsOf(directory, segment)) {
+      if (record.slot === slot && record.key === storedKey && this.#isOurs(record)) return this.#pageInfo(record, directory)
+    }
+    return null
+  }
+
+  async verify({ bytesPerSecond = Infinity, onProgress, signal }: VerifyOptions): Promise<VerifyReport> {
+    const report: VerifyReport = { pages: 0, bytes: 0, ok: 0, corrupt: 0, unverified: 0, missing: 0 }
+    const began = performance.now()
+    const check = async (directory: SegmentDirectory, entry: number): Promise<void> => {
+      const digest = new Uint32Array(4)
+      directory.index.digestOf(entry, digest)
+      const length = directory.index.length(entry)
+      const scope = this.#o.scope({ ...(signal ? { signal } : {}), priority: 'background' })
+      const pending = new Promise<RequestResult>(resolve => {
+        const storage = new ReadHold(directory, digest)
+        storage.request = new TransferRequest({
+          op: Op.segmentRead, flags: 0, directory: directory.opened.directory, storedKey: `verify ${entry}`, memory: { kind: 'arena' }, length, meta: NO_META, scope, storage,
+          fromStorage: true, onResult: resolve
+        })
+        this.#o.batcher.submit(storage.request)
+      })
+      scope.watch(this.#o.batcher.cancel)
+      const result = await pending
+      report.pages++
+      report.bytes += length
+      if (result.failure !== null) {
+        // Out of time or out of room says nothing about the page: better no report than a wrong one.
+        if (result.failure !== 'failed') throw result.error
+        report.corrupt++
+      } else if (result.status === Status.ok) report.ok++
+      else if (result.status === Status.corrupt || result.status === Status.error) report.corrupt++
+      else report.missing++
+      onProgress?.({ pages: report.pages, bytes: report.bytes })
+    }
+    for (const directory of this.#directories) {
+      const entries: number[] = []
+      directory.index.forEach(entry => { if (!directory.index.isHidden(entry)) entries.push(entry) })
+      for (let at = 0; at < entries.length; at += VERIFY_PAGES) {
+        if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
+        const there = entries.slice(at, at + VERIFY_PAGES).filter(entry => directory.index.has(entry) && !directory.index.isHidden(entry))
+        await Promise.all(there.map(entry => check(directory, entry)))
+        const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
+        if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => {})
+      }
+    }
+    return report
+  }
+
+  async gc(): Promise<GcReport> {
+    let leftovers = 0
+    for (const directory of this.#directories) {
+      await directory.poll()
+      leftovers += await directory.adopt()
+      directory.space.askAgain()
+    }
+    return { leftovers, evictedPages: 0, evictedBytes: 0 }
+  }
+
+  #writePage(scope: CallScope, page: PageToWrite, landed: (Landed | null)[], i: number, end: (outcome: WriteOutcome) => void): void {
+    const { key, storedKey, length, memory } = page
+    if (this.#o.unavailable(page.directory)) return end({ ok: false, status: 'rejected', key, error: unavailableError(this.#o, page.directory, key) })
+    if (length > PAGE_BYTES_MAX) {
+      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has less than 4 GiB; this one has ${length} bytes.`, { key }) })
+    }
+    const directory = this.#directories[page.directory]!
+    const meta = this.#metaOf(page.dtype, page.shape)
+    const storage = new WriteHold(directory, {
+      storedKey, digest: this.#digestOf(storedKey), length, extentBytes: Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, meta,
+      namespaceDigest: this.#layout.namespaceDigest, scope: this.#scopeOf(storedKey)
+    }, this.#sync)
+    storage.request = new TransferRequest({
+      op: Op.segmentWrite, flags: 0, directory: page.directory, storedKey, key, memory, length, meta, scope, storage,
+      onResult: result => {
+        if (result.failure !== null) {
+          storage.abandon()
+          return end({ ok: false, status: result.failure, key, error: result.error })
+        }
+        if (result.status === Status.ok && result.meta) {
+          const entry = storage.commit(result.meta)
+          landed[i] = this.#landing(directory, entry, true)
+          return end({ ok: true, status: 'stored', key, byteLength: length })
+        }
+        if (result.status === Status.alreadyThere) {
+          const entry = storage.alreadyThere()
+          if (entry >= 0) landed[i] = this.#landing(directory, entry, false)
+          return end({ ok: true, status: 'already-there', key, byteLength: length })
+        }
+        storage.abandon()
+        end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Writing') })
+      }
+    })
+    this.#o.batcher.submit(storage.request)
+  }
+
+  #readPage(scope: CallScope, page: PageToRead, landed: (Landed | null)[], i: number, end: (outcome: ReadOutcome<Target>, length: number) => void): void {
+    const { key, storedKey, host } = page
+    if (this.#o.unavailable(page.directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
+    const directory = this.#directories[page.directory]!
+    const digest = this.#digestOf(storedKey)
+    const miss = (reason: MissReason): void => { end({ ok: false, status: 'miss', key, reason }, 0) }
+    let tries = 0
+
+    const readNow = (length: number): void => {
+      tries++
+      const storage = new ReadHold(directory, digest)
+      storage.request = new TransferRequest({
+        op: Op.segmentRead, flags: 0, directory: page.directory, storedKey, key, memory: page.memory, length, meta: NO_META, scope, storage,
+        onResult: result => { done(length, storage, result) }
+      })
+      this.#o.batcher.submit(storage.request)
+    }
+    const done = (length: number, storage: ReadHold, result: RequestResult): void => {
+      if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error }, 0)
+      if (result.status === Status.length) {
+        if (host || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
+        return readNow(result.length)
+      }
+      const reason = missReason(result.status)
+      if (reason) {
+        if (reason === 'corrupt') this.#o.metrics.count('segment_corrupt_pages')
+        return miss(reason)
+      }
+      if (result.status === Status.error) return end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
+      const meta = result.meta && result.meta.length > 0 ? this.#decoded(result.meta) : null
+      if (!meta) return miss('corrupt')
+      const unfit = misfit(page, meta, length)
+      if (unfit) return miss(unfit)
+      if (storage.current) landed[i] = { entry: storage.entry, segment: storage.segment!, slot: storage.slot, generation: storage.generation, written: false }
+      end(hit(page, result, meta, this.#o.arena, true), length)
+    }
+    const entry = directory.index.find(digest)
+    // Unknown pages may be on their way to storage: the write says their length.
+    readNow(host ? host.bytes.byteLength : entry >= 0 ? directory.index.length(entry) : 1)
+  }
+
+  /** Tells the policies what was written and read, in the order of the call: what comes before a page is what it builds on. */
+  #chain(pages: readonly (PageToWrite | PageToRead)[], stride: number, landed: readonly (Landed | null)[]): void {
+    for (let i = 0; i < pages.length; i++) {
+      const mine = landed[i]
+      if (!mine) continue
+      const directory = this.#directories[pages[i]!.directory]!
+      if (!mine.segment.own || !directory.holds(mine.entry, mine.segment, mine.slot, mine.generation)) continue
+      const parent = this.#parentOf(pages, stride, i, directory, mine)
+      const { policy } = directory.space.classOf(mine.segment.extentBytes)
+      if (mine.written) {
+        directory.index.digestOf(mine.entry, this.#scratch)
+        policy.insert(mine.entry, parent, this.#scratch[3])
+      } else policy.touch(mine.entry, parent)
+    }
+  }
+
+  /** The entry of the nearest page before this one in its chain that lies in the same directory and is of the same size; -1 = none, or unknown. */
+  #parentOf(pages: readonly (PageToWrite | PageToRead)[], stride: number, i: number, directory: SegmentDirectory, mine: Landed): number {
+    const number = pages[i]!.directory
+    let storedKey: string | undefined
+    for (let j = i - stride; j >= 0 && storedKey === undefined; j -= stride) if (pages[j]!.directory === number) storedKey = pages[j]!.storedKey
+    if (storedKey === undefined) {
+      storedKey = this.#chainHints.get(pages[i]!.storedKey)
+      if (storedKey === undefined) return -1
+      this.#chainHints.delete(pages[i]!.storedKey)
+    }
+    this.#digest.ofStored(storedKey, this.#scratch)
+    const entry = directory.index.find(this.#scratch)
+    if (entry < 0 || entry === mine.entry) return -1
+    const segment = directory.index.segment(entry)
+    return segment.own && segment.extentBytes === mine.segment.extentBytes ? entry : -1
+  }
+
+  #hint(storedKey: string, before: string): void {
+    this.#chainHints.delete(storedKey)
+    this.#chainHints.set(storedKey, before)
+    if (this.#chainHints.size <= CHAIN_HINTS_MAX) return
+    for (const oldest of this.#chainHints.keys()) {
+      this.#chainHints.delete(oldest)
+      return
+    }
+  }
+
+  #landing({ index }: SegmentDirectory, entry: number, written: boolean): Landed | null {
+    if (!index.has(entry)) return null
+    const segment = index.segment(entry)
+    const slot = index.slot(entry)
+    return { entry, segment, slot, generation: segment.generations[slot]!, written }
+  }
+
+  #digestOf(storedKey: string): Uint32Array {
+    const digest = new Uint32Array(4)
+    this.#digest.ofStored(storedKey, digest)
+    return digest
+  }
+
+  /** The scope of page hashes is that of what follows them, and the same from page to page. */
+  #scopeOf(storedKey: string): Uint8Array {
+    const last = this.#lastScope
+    if (last && storedKey.length === 64 + last.tail.length && storedKey.endsWith(last.tail) && PAGE_HASH.test(storedKey)) return last.scope
+    const scope = this.#digest.scopeOf(storedKey)
+    if (PAGE_HASH.test(storedKey)) this.#lastScope = { tail: storedKey.slice(64), scope }
+    return scope
+  }
+
+  #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
+    const last = this.#lastMeta
+    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
+    const meta = FileLayout.encodeMeta(dtype, shape)
+    this.#lastMeta = { dtype, shape: [...shape], meta }
+    return meta
+  }
+
+  #decoded(bytes: Uint8Array): PageMeta | null {
+    const known = this.#metas.get(bytes)
+    if (known) return known
+    const meta = FileLayout.decodeMeta(bytes)
+    if (meta) this.#metas.set(bytes, meta)
+    return meta
+  }
+
+  #isOurs(record: SlotRecord): boolean { return record.namespaceDigest.every((byte, i) => byte === this.#layout.namespaceDigest[i]) }
+
+  /** The records of this namespace's pages that the index knows, segment by segment. */
+  async * #records(options?: CallOptions): AsyncGenerator<{ record: SlotRecord; directory: SegmentDirectory }, void, undefined> {
+    for (const directory of this.#directories) {
+      for (const segment of [...directory.segments()]) {
+        if (this.#o.stage() === 'closed') return
+        if (segment.number < 0) continue
+        for (const record of await this.#o.within(this.#recordsOf(directory, segment), options)) {
+          const entry = segment.number >= 0 ? segment.entries[record.slot] ?? -1 : -1
+          if (entry >= 0 && segment.generations[record.slot] === record.generation && !directory.index.isHidden(entry) && this.#isOurs(record)) yield { record, directory }
+        }
+      }
+    }
+  }
+
+  async #recordsOf({ opened: { native, path } }: SegmentDirectory, segment: Segment): Promise<SlotRecord[]> {
+    const bytes = await native.records(path, segment.folder, segment.id).catch(() => NO_META)
+    const records: SlotRecord[] = []
+    for (let at = 0; at + RECORD_BYTES <= bytes.length; at += RECORD_BYTES) {
+      const record = SlotRecord.decode(bytes, at)
+      if (record) records.push(record)
+    }
+    return records
+  }
+
+  #pageInfo(record: SlotRecord, directory: SegmentDirectory): PageInfo {
+    const meta = FileLayout.decodeMeta(record.meta)
+    const { suffix } = this.#o.names
+    const writtenAt = new Date(record.writtenAt / 1000)
+    return {
+      key: record.key.endsWith(suffix) ? record.key.slice(0, record.key.length - suffix.length) : record.key,
+      storedKey: record.key,
+      bytes: record.length,
+      dtype: meta?.dtype ?? null,
+      shape: meta?.shape ?? null,
+      writtenAt,
+      accessedAt: writtenAt,
+      verified: true,
+      allocatedBytes: Math.ceil(record.length / BLOCK_BYTES) * BLOCK_BYTES,
+      directory: this.#o.directories[directory.opened.directory]!.path
+    }
+  }
+}
+
+const PAGE_HASH = /^[0-9a-f]{64}/
+
+async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array): Promise<OpenedSegments> {
+  const native = addon.segments
+  const path = report.realPath
+  const common = { native, directory, path, direct: report.direct, totalBytes: report.totalBytes, seed }
+  if (!report.writable) {
+    return { ...common, folder: '', ownerFd: -1, usedBytes: 0, adopted: [], own: { sequence: 0, segments: [], rows: new Uint8Array(0), metas: [], namespaces: [], damaged: 0 } }
+  }
+  try {
+    const { folder, ownerFd, usedBytes, adopted } = await native.open(path)
+    try {
+      return { ...common, folder, ownerFd, usedBytes, adopted, own: await native.load(path, folder, seed, null) }
+    } catch (error) {
+      await native.closeWriter(path, folder, ownerFd)
+      throw error
+    }
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    if (code === 'EPROTONOSUPPORT') {
+      throw new HiCacheError('ERR_CONFIG', `The segments in ${path} were written by a newer version of this package. They are left alone: upgrade, or take another directory.`, { cause })
+    }
+    if (code === 'EBADMSG') {
+      throw new HiCacheError('ERR_CONFIG', `${path}/segments is no store of this package (its FORMAT says something else). It is left alone: take another directory.`, { cause })
+    }
+    throw new HiCacheError('ERR_IO', `The segments in ${path} could not be opened: ${message}.`, { cause, ...(code === undefined ? {} : { errno: code }) })
+  }
+}
