@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "segments/slot_record.h"
 #include "util/clock.h"
 
 namespace hicache {
@@ -23,7 +24,31 @@ constexpr double whole_max = 9007199254740991.0;  // 2^53 - 1
 
 bool whole(double value) { return value >= 0 && value <= whole_max && std::floor(value) == value; }
 
-bool needs_memory(Op op) { return op == Op::page_write || op == Op::page_read || op == Op::extent_read || op == Op::extent_write; }
+bool needs_memory(Op op) {
+  return op == Op::page_write || op == Op::page_read || op == Op::extent_read || op == Op::extent_write || op == Op::segment_read ||
+         op == Op::segment_write;
+}
+
+// What the operations on segments need beyond the others; nullptr when it is all right.
+const char* wrong_for_segment(const Operation& operation) {
+  const bool writes_record = operation.op == Op::segment_write || operation.op == Op::record_write, reads = operation.op == Op::segment_read;
+  if (!writes_record && !reads) return nullptr;
+  const bool foreign = (operation.flags & flag::foreign) != 0;
+  if (foreign && !reads) return "Flag.foreign is for segmentRead only.";
+  if ((reads ? (operation.flags & flag::skip_checksum) == 0 : (operation.flags & flag::compare_first) != 0) && operation.identity.size() != sizeof(uint64_t)) {
+    return "its identity is not a checksum of 8 bytes.";
+  }
+  if (!writes_record && !foreign) return nullptr;
+  if (operation.record_at < slot_record::index_header_bytes || operation.record_at % slot_record::bytes != 0) return "its recordAt is not the place of a slot record.";
+  if (reads) return operation.meta.size() == slot_record::expected_bytes ? nullptr : "its meta is not SLOT_EXPECTED_BYTES of a slot record.";
+  if (operation.meta.size() != slot_record::bytes) return "its meta is not a slot record.";
+  const auto* record = reinterpret_cast<const uint8_t*>(operation.meta.data());
+  if (slot_record::take<uint32_t>(record, slot_record::at::magic) != slot_record::magic || record[slot_record::at::version] != slot_record::version) {
+    return "its meta is not a slot record of this version.";
+  }
+  if (slot_record::place_of(slot_record::take<uint32_t>(record, slot_record::at::slot)) != operation.record_at) return "its slot record is not that of the slot at recordAt.";
+  return nullptr;
+}
 
 }  // namespace
 
@@ -61,9 +86,9 @@ bool Agent::parse(const double* descriptor, size_t index, const uint8_t* blob, s
     return std::string_view(reinterpret_cast<const char*>(blob) + offset, static_cast<size_t>(length));
   };
 
-  if (at(field::op) < static_cast<uint64_t>(Op::page_write) || at(field::op) > static_cast<uint64_t>(Op::extent_write)) return fails("its op is not known.");
+  if (at(field::op) < static_cast<uint64_t>(Op::page_write) || at(field::op) > static_cast<uint64_t>(Op::record_write)) return fails("its op is not known.");
   out.op = static_cast<Op>(at(field::op));
-  if (at(field::flags) > 31) return fails("it has a flag that is not known.");
+  if (at(field::flags) > flag::all) return fails("it has a flag that is not known.");
   out.flags = static_cast<uint32_t>(at(field::flags));
   if (at(field::directory) >= plugin_->directories()) return fails("its directory is not one of the agent's.");
   out.directory = static_cast<uint32_t>(at(field::directory));
@@ -93,6 +118,9 @@ bool Agent::parse(const double* descriptor, size_t index, const uint8_t* blob, s
     if (length > INT64_MAX / 2) return fails("its length is absurd.");
   }
   out.file_offset = at(field::file_offset);
+
+  out.record_at = at(field::record_at);
+  if (const char* wrong = wrong_for_segment(out)) return fails(wrong);
 
   if (at(field::word) >= words_.count) return fails("its word is not one of the agent's.");
   const double queued = descriptor[field::word_queued];

@@ -27,6 +27,7 @@ struct Operation {
   RegionRef region;
   Memory memory;
   uint64_t file_offset = 0;
+  uint64_t record_at = 0;
   int32_t* word = nullptr;
   int32_t word_queued = 0;
 

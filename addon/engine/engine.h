@@ -72,6 +72,9 @@ struct EngineOptions {
   unsigned queue_depth = 64;  // requests in the kernel at once; 1 to 32768, brought into that range
   // io_uring: entries of the submission ring, 0 = queue_depth. Smaller ones exist for the tests of overflow.
   unsigned ring_entries = 0;
+  // io_uring: registered with the ring, so that what the descriptor stands for (a lock) is held for as long as the ring has requests: the kernel ends them after the
+  // process has gone, and its descriptors with it. The other interfaces end with the process itself. -1 = none.
+  int hold_fd = -1;
 };
 
 // The one way to make an engine, used to run and to probe alike. nullptr with `reason` (what the system said) and

@@ -221,10 +221,10 @@ void EngineBase::dispatch() {
       const int taken = give(batch_.data(), static_cast<unsigned>(count));
       if (taken > 0) stalls_ = interruptions_ = 0;
       // What was not taken goes back in its old order: at the head of the queue, where cancel() finds it.
-      for (int i = count; i-- > std::max(taken, 0);) queue_.push_front(let_go(*batch_[static_cast<size_t>(i)]));
+      for (int i = count; i-- > std::max(taken, 1);) queue_.push_front(let_go(*batch_[static_cast<size_t>(i)]));
       // Fewer than asked says nothing about why: the next round tells. None at all without an error is no reason to
       // try for ever, so it counts as EAGAIN.
-      if (taken <= 0) go_on = refused(queue_.pop_front(), taken == 0 ? EAGAIN : -taken);
+      if (taken <= 0) go_on = refused(let_go(*batch_.front()), taken == 0 ? EAGAIN : -taken);
     }
     if (struck != nullptr) go_on = refused(struck, struck_error) && go_on;
   }

@@ -27,6 +27,30 @@ class Fifo {
   IoRequest* tail_ = nullptr;
 };
 
+// What waits for the kernel: reads before writes, for somebody waits for a read, and a write behind it is only stored later. One write goes after every
+// `reads_in_a_row` reads, so that a store that is read without a pause still takes pages in.
+class WaitingQueue {
+ public:
+  static constexpr unsigned reads_in_a_row = 16;
+
+  bool empty() const { return reads_.empty() && writes_.empty(); }
+  void push_back(IoRequest* request) { queue_of(request).push_back(request); }
+  void push_front(IoRequest* request) { queue_of(request).push_front(request); }
+  IoRequest* pop_front() {
+    const bool reads = !reads_.empty() && (writes_.empty() || reads_taken_ < reads_in_a_row);
+    // Reads that nobody waits behind are not counted.
+    reads_taken_ = reads && !writes_.empty() ? reads_taken_ + 1 : 0;
+    return (reads ? reads_ : writes_).pop_front();
+  }
+  bool remove(const IoRequest* request) { return queue_of(request).remove(request); }
+
+ private:
+  Fifo& queue_of(const IoRequest* request) { return request->kind == IoRequest::Kind::read ? reads_ : writes_; }
+
+  Fifo reads_, writes_;
+  unsigned reads_taken_ = 0;
+};
+
 // The part of a request that is in the kernel.
 struct Slot {
   uint32_t index = 0;
@@ -93,8 +117,8 @@ class EngineBase : public Engine {
   const char* const submit_point_;
   const char* const complete_point_;
   UniqueFd event_fd_;
-  Fifo queue_;  // taken, not in the kernel
-  Fifo done_;   // finished, not yet handed back
+  WaitingQueue queue_;  // taken, not in the kernel
+  Fifo done_;           // finished, not yet handed back
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
   std::vector<Slot*> batch_;

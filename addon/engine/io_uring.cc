@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "engine/engine_base.h"
+#include "util/fault.h"
 #include "util/unique_fd.h"
 
 namespace hicache {
@@ -72,7 +73,8 @@ class IoUring final : public EngineBase {
  public:
   explicit IoUring(const EngineOptions& options)
       : EngineBase(options, 2, "ring.enter", "ring.complete"),
-        wanted_entries_(options.ring_entries == 0 ? depth() : std::min(options.ring_entries, depth())) {}
+        wanted_entries_(options.ring_entries == 0 ? depth() : std::min(options.ring_entries, depth())),
+        hold_fd_(options.hold_fd) {}
 
   bool open(std::string& reason, std::string& remedy);
   const char* name() const override { return "io_uring"; }
@@ -92,6 +94,7 @@ class IoUring final : public EngineBase {
   unsigned drain();
 
   const unsigned wanted_entries_;
+  const int hold_fd_;
   io_uring_params params_{};
   UniqueFd ring_;
   Mapping rings_, sqes_;
@@ -183,9 +186,15 @@ bool IoUring::open(std::string& reason, std::string& remedy) {
     const int fd = event_fd();
     return syscall(__NR_io_uring_register, ring_.get(), IORING_REGISTER_EVENTFD, &fd, 1) < 0 ? errno : 0;
   };
+  const auto register_hold = [&] {
+    if (hold_fd_ < 0) return 0;
+    if (const fault::Strike strike = fault::ask("ring.register", ""); strike.error != 0) return strike.error;
+    return syscall(__NR_io_uring_register, ring_.get(), IORING_REGISTER_FILES, &hold_fd_, 1) < 0 ? errno : 0;
+  };
   const bool failed = fails("eventfd", open_event_fd()) || fails("io_uring_setup", setup()) ||
                       fails("mapping the ring", map_rings()) || fails("io_uring_register", register_event_fd()) ||
-                      fails("probing the operations", probe_operations()) || fails("a NOP through the ring", try_out());
+                      fails("probing the operations", probe_operations()) || fails("a NOP through the ring", try_out()) ||
+                      fails("registering the writer's lock", register_hold());
   if (!failed) return true;
 
   const std::string disabled = engines::first_line_of("/proc/sys/kernel/io_uring_disabled");  // 6.6

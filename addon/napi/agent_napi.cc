@@ -1,6 +1,7 @@
 #include "napi/agent_napi.h"
 
 #include <cerrno>
+#include <climits>
 #include <cmath>
 #include <cstring>
 #include <system_error>
@@ -117,6 +118,8 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
         !bool_of(one.As<Napi::Object>(), "engine", false, directory.engine)) {
       return false;
     }
+    if (!number_of(one.As<Napi::Object>(), "holdFd", -1, -1, INT_MAX, number)) return false;
+    directory.hold_fd = static_cast<int>(number);
     posix.directories.push_back(std::move(directory));
   }
 

@@ -126,6 +126,10 @@ int lock(int fd, bool try_only, const char* name) {
   return !try_only && (result == -ENOLCK || result == -ENOSYS || result == -EOPNOTSUPP) ? 0 : result;
 }
 
+int sync_data(int fd, const char* name) {
+  return asked("fsync", name, [&] { return ::fdatasync(fd); });
+}
+
 int touch_access_time(int folder, const char* path, const char* name) {
   const timespec times[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
   return asked("utimens", name, [&] { return ::utimensat(folder, path, times, AT_SYMLINK_NOFOLLOW); });

@@ -23,6 +23,7 @@ int rename_at(int from_folder, const char* from, int to_folder, const char* to, 
 int unlink_at(int folder, const char* path, const char* name);
 // LOCK_EX; blocking unless `try_only`. A file system without locks answers 0: nobody can lock there, so nobody can sweep either.
 int lock(int fd, bool try_only, const char* name);
+int sync_data(int fd, const char* name);
 int touch_access_time(int folder, const char* path, const char* name);
 
 // Memory that may end while a call that hangs is still to come, or under way: the gate is asked before every system call (ECANCELED once it is closed). A read through

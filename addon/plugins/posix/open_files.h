@@ -14,22 +14,24 @@ namespace hicache {
 struct OpenFile {
   UniqueFd fd;
   bool direct = false;
+  std::string name;  // relative to the directory
 };
 using OpenFileRef = std::shared_ptr<OpenFile>;
 
 class OpenFiles {
  public:
-  static constexpr size_t files_max = 64;
+  explicit OpenFiles(size_t files_max) : files_max_(files_max) {}
 
-  // nullptr when it is not open, or has been removed since.
-  OpenFileRef find(const char* name, bool writable, bool direct);
-  OpenFileRef add(const char* name, bool writable, bool direct, UniqueFd fd);
+  // nullptr when it is not open, or has been removed since. The file's name is `name` with `extension` behind it.
+  OpenFileRef find(const char* name, const char* extension, bool writable, bool direct);
+  OpenFileRef add(const char* name, const char* extension, bool writable, bool direct, UniqueFd fd);
 
  private:
   struct Entry {
     std::string key;
     OpenFileRef file;
   };
+  const size_t files_max_;
   std::mutex mutex_;
   std::list<Entry> entries_;  // latest used first
   std::unordered_map<std::string, std::list<Entry>::iterator> by_key_;

@@ -1,6 +1,7 @@
 #include "plugins/posix/posix_plugin.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -8,7 +9,11 @@
 #include <system_error>
 
 #include "plugins/posix/open_files.h"
+#include "plugins/posix/segment_commits.h"
 #include "pool/file_io.h"
+#include "segments/slot_record.h"
+#include "util/crc64.h"
+#include "util/fault.h"
 
 namespace hicache {
 namespace {
@@ -16,16 +21,43 @@ namespace {
 // From here on a checksum takes longer than handing the page to a pool thread.
 constexpr size_t checksum_on_pool_bytes = 1 << 20;
 
+// Checksums that are computed before the engine is asked what it has finished meanwhile.
+constexpr size_t sums_in_a_row = 16;
+constexpr size_t extent_files_max = 64;
+
 class PosixPlugin;
+class PosixTask;
+
+// Descriptors for segments, of each kind: data files and index files. They are an eighth of what the process may have at most, each.
+size_t segment_files_max(size_t directories) {
+  rlimit limit{};
+  const bool known = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  const size_t all = known ? std::min<size_t>(512, limit.rlim_cur / 8) : 512;
+  return std::max<size_t>(8, all / std::max<size_t>(1, directories));
+}
+
+UniqueFd duplicate(int fd) {
+  if (fd < 0) return {};
+  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!copy) throw std::system_error(errno, std::generic_category(), "duplicating holdFd");
+  return copy;
+}
 
 struct Directory {
-  Directory(const PosixDirectoryOptions& options, unsigned threads) : store(options.path, options.direct), pool(threads) {}
+  Directory(const PosixDirectoryOptions& options, unsigned threads, size_t segment_files)
+      : store(options.path, options.direct), segment_data(segment_files), segment_indexes(segment_files), hold(duplicate(options.hold_fd)), commits(store, segment_indexes, pool),
+        pool(threads) {}
 
   PageStore store;
-  OpenFiles files;
-  std::unique_ptr<Engine> engine;  // nullptr: the pool moves the data
-  bool submitted = false;          // something waits for the engine's flush()
-  DirectoryPool pool;              // last: its threads use the rest
+  OpenFiles files{extent_files_max};
+  OpenFiles segment_data, segment_indexes;
+  UniqueFd hold;                         // outlives all that is in flight here
+  std::unique_ptr<Engine> engine;        // nullptr: the pool moves the data
+  bool submitted = false;                // something waits for the engine's flush()
+  std::vector<PosixTask*> to_sum;        // their data are at the engine, their checksums are due; nullptr: not any more
+  std::vector<SegmentCommit*> written;   // ready for their records
+  SegmentCommits commits;
+  DirectoryPool pool;                    // last: its threads use the rest
 };
 
 // What one operation needs here, from the batch's start to its end.
@@ -35,14 +67,15 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   struct Request : IoRequest {
     PosixTask* task = nullptr;
   };
-  enum class Stage : uint8_t { start, verify, drop };
+  enum class Stage : uint8_t { start, verify, drop, sum };
 
   void run() override;      // on the pool
-  void arrived() override;  // on the agent's thread: the file is open, the engine's turn
+  void arrived() override;  // on the agent's thread: the file is open, the engine's turn; or the checksum is there
   void completed();         // on the agent's thread: the engine is through
 
-  bool start_extent_here();
-  void refuse();  // on the agent's thread: it waited, and will not run
+  bool start_here();  // on the agent's thread: what can be started without the pool; false = nothing was done
+  void refuse();      // on the agent's thread: it waited, and will not run
+  void sum_now();     // the payload's checksum, where memory may be touched
 
   PosixPlugin* plugin = nullptr;
   Directory* directory = nullptr;
@@ -53,17 +86,43 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   Request request;
 
  private:
-  bool writing() const { return operation->op == Op::extent_write || operation->op == Op::page_write; }
+  bool writing() const { return operation->op == Op::extent_write || operation->op == Op::page_write || operation->op == Op::segment_write; }
+  bool of_segment() const { return operation->op == Op::segment_write || operation->op == Op::segment_read; }
+  bool has(uint32_t which) const { return (operation->flags & which) != 0; }
+  bool large() const { return operation->memory.length >= checksum_on_pool_bytes; }
+  bool direct_fits() const { return directory->store.direct() && operation->file_offset % block_bytes == 0 && is_aligned(operation->memory.data); }
   void run_page();
   void run_extent();
+  bool start_extent_here();
   bool prepare_extent(OpenFileRef file);
   Outcome finish_extent(int64_t moved);
-  void to_engine(const iovec* iov, int count, int fd, uint64_t offset);
+  bool take_tail();
+  void to_engine(const iovec* iov, int count, int fd, uint64_t offset, const char* name);
   OpenFileRef cached_extent_file();
+
+  enum class Look : uint8_t { same, differs, would_block, failed };
+  void run_segment();
+  bool start_segment_here();
+  OpenFileRef segment_file(bool data, bool direct, bool may_open, int& error);
+  Look look_at_record(bool may_block, int& error);
+  bool already_there();
+  Outcome gone() const { return has(flag::foreign) ? Outcome::of(Status::stale) : Outcome::of(Status::absent); }
+  void sum_meanwhile();
+  void segment_moved(int64_t moved);
+  void segment_written();
+  bool judge_segment(bool may_block, Outcome& outcome);
 
   PageRead read_;
   OpenFileRef file_;
   Outcome outcome_;
+
+  // ---- segments ----
+  SegmentCommit commit_;
+  OpenFileRef index_;  // of a foreign page
+  int64_t moved_ = 0;
+  int sum_error_ = 0;
+  bool summed_ = false, sum_at_pool_ = false, data_moved_ = false;
+  size_t sum_place_ = SIZE_MAX;  // in Directory::to_sum
 };
 
 class PosixCall : public DirectoryPool::Task, public Event {
@@ -78,7 +137,8 @@ class PosixCall : public DirectoryPool::Task, public Event {
 class PosixPlugin final : public Plugin, public Sink {
  public:
   PosixPlugin(const PosixOptions& options, std::shared_ptr<CompletionQueue> queue) : engine_name_(options.engine), queue_(std::move(queue)) {
-    for (const auto& one : options.directories) directories_.push_back(std::make_unique<Directory>(one, options.threads));
+    const size_t segment_files = segment_files_max(options.directories.size());
+    for (const auto& one : options.directories) directories_.push_back(std::make_unique<Directory>(one, options.threads, segment_files));
   }
 
   const char* engine() const override { return engine_name_.c_str(); }
@@ -94,9 +154,11 @@ class PosixPlugin final : public Plugin, public Sink {
 
   void process() override {
     for (const auto& directory : directories_) {
-      if (directory->engine == nullptr) continue;
-      directory->engine->reap(*this);  // also without anything in flight: it empties the event descriptor
-      flush(*directory);
+      if (directory->engine != nullptr) {
+        directory->engine->reap(*this);  // also without anything in flight: it empties the event descriptor
+        flush(*directory);
+      }
+      commit_written(*directory);
     }
   }
 
@@ -115,12 +177,13 @@ class PosixPlugin final : public Plugin, public Sink {
     }
     for (size_t i = 0; i < batch.size(); i++) {
       PosixTask& task = (*tasks)[i];
-      if (task.start_extent_here()) continue;
+      if (task.start_here()) continue;
       queues[batch[i].directory].push_back(&task);
     }
     for (size_t i = 0; i < queues.size(); i++) {
       submit_or_fail(*directories_[i], queues[i]);
       flush(*directories_[i]);
+      commit_written(*directories_[i]);
     }
   }
 
@@ -130,7 +193,10 @@ class PosixPlugin final : public Plugin, public Sink {
 
   void cancel(Operation& operation) override {
     auto* task = static_cast<PosixTask*>(operation.state);
-    if (task->in_engine) task->directory->engine->cancel(&task->request, *this);
+    if (!task->in_engine) return;
+    Directory& directory = *task->directory;
+    directory.engine->cancel(&task->request, *this);
+    commit_written(directory);
   }
 
   void stop() override {
@@ -152,6 +218,20 @@ class PosixPlugin final : public Plugin, public Sink {
     if (!directory.submitted) return;
     directory.submitted = false;
     directory.engine->flush(*this);
+    // The device is at work: now there is time for checksums. What it finishes meanwhile makes room in its queue, so it is asked now and then.
+    for (size_t i = 0; i < directory.to_sum.size(); i++) {
+      if (i > 0 && i % sums_in_a_row == 0) {
+        directory.engine->reap(*this);
+        commit_written(directory);
+      }
+      if (PosixTask* const task = directory.to_sum[i]) task->sum_now();
+    }
+    directory.to_sum.clear();
+  }
+  void commit_written(Directory& directory) {
+    if (directory.written.empty()) return;
+    directory.commits.add(directory.written);
+    directory.written.clear();
   }
 
   std::vector<std::unique_ptr<Directory>>& all() { return directories_; }
@@ -162,9 +242,9 @@ class PosixPlugin final : public Plugin, public Sink {
   void withdraw(Fits&& fits) {
     for (const auto& directory : directories_) {
       const auto withdrawn = directory->pool.withdraw([&](DirectoryPool::Task* task) {
-        auto* mine = dynamic_cast<PosixTask*>(task);
-        // Beyond the start the operation holds its memory already, and goes on to its end.
-        return mine == nullptr ? fits(nullptr) : mine->stage == PosixTask::Stage::start && fits(mine);
+        // Beyond the start the operation holds its memory already, and goes on to its end. So does the committer.
+        if (auto* mine = dynamic_cast<PosixTask*>(task)) return mine->stage == PosixTask::Stage::start && fits(mine);
+        return dynamic_cast<PosixCall*>(task) != nullptr && fits(nullptr);
       });
       for (DirectoryPool::Task* task : withdrawn) {
         if (auto* mine = dynamic_cast<PosixTask*>(task)) mine->refuse();
@@ -215,8 +295,16 @@ void PosixTask::run() {
       case Stage::start:
         if (!operation->claim()) return operation->finish(Outcome::of(Status::cancelled));
         if (operation->op == Op::extent_read || operation->op == Op::extent_write) return run_extent();
+        if (of_segment()) return run_segment();
         return run_page();
+      case Stage::sum:
+        sum_now();
+        return plugin->queue().push(this);
       case Stage::verify:
+        if (operation->op == Op::segment_read) {
+          judge_segment(true, outcome_);
+          return operation->finish(outcome_);
+        }
         outcome_ = directory->store.verify(read_, request.result);
         [[fallthrough]];
       case Stage::drop:
@@ -256,32 +344,56 @@ void PosixTask::run_page() {
     if (read_.drop) store.drop(read_);
     return operation->finish(outcome_);
   }
-  to_engine(read_.iov, read_.iov_count, read_.fd.get(), 0);
+  to_engine(read_.iov, read_.iov_count, read_.fd.get(), 0, operation->name);
   plugin->queue().push(this);
 }
 
-void PosixTask::to_engine(const iovec* iov, int count, int fd, uint64_t offset) {
+void PosixTask::to_engine(const iovec* iov, int count, int fd, uint64_t offset, const char* name) {
   request.kind = writing() ? IoRequest::Kind::write : IoRequest::Kind::read;
   request.iov_count = static_cast<uint8_t>(count);
   std::copy(iov, iov + count, request.iov);
   request.fd = fd;
   request.offset = offset;
-  request.name = operation->name;
+  request.name = name;
+}
+
+bool PosixTask::start_here() {
+  switch (operation->op) {
+    case Op::extent_read:
+    case Op::extent_write: return start_extent_here();
+    case Op::segment_read:
+    case Op::segment_write: return start_segment_here();
+    case Op::record_write:
+      // It ends a page, so it is never called off once it was asked for; whoever did so before it came here gets what it wants.
+      commit_.operation = operation;
+      if (operation->claim()) directory->written.push_back(&commit_);
+      else operation->finish(Outcome::of(Status::cancelled));
+      return true;
+    default: return false;
+  }
 }
 
 void PosixTask::arrived() {
+  if (sum_at_pool_) {
+    sum_at_pool_ = false;
+    if (data_moved_) segment_written();
+    return;
+  }
   if (plugin->stopped() || operation->cancelling()) {
     read_.fd.reset();
     file_.reset();
+    index_.reset();
     return operation->finish(Outcome::failed(ECANCELED));
   }
   in_engine = true;
   directory->engine->submit(&request);
   directory->submitted = true;
+  if (operation->op == Op::segment_write && !summed_) sum_meanwhile();
 }
 
 void PosixTask::completed() {
   in_engine = false;
+  if (of_segment()) return segment_moved(request.result);
   if (operation->op != Op::page_read) return operation->finish(finish_extent(request.result));
   const bool large = operation->memory.length >= checksum_on_pool_bytes && request.result > 0 && (operation->flags & flag::skip_checksum) == 0;
   if (!large) {
@@ -308,13 +420,12 @@ void PosixTask::refuse() {
 // An extent owns whole blocks: with O_DIRECT its last, partial block is written with zeros behind it, and read into a block of our own.
 
 OpenFileRef PosixTask::cached_extent_file() {
-  const bool direct = directory->store.direct() && operation->file_offset % block_bytes == 0 && is_aligned(operation->memory.data);
-  return directory->files.find(operation->name, writing(), direct);
+  return directory->files.find(operation->name, "", writing(), direct_fits());
 }
 
 // An extent of a file that is open goes to the engine at once: nothing on the way can block.
 bool PosixTask::start_extent_here() {
-  if (directory->engine == nullptr || (operation->op != Op::extent_read && operation->op != Op::extent_write)) return false;
+  if (directory->engine == nullptr) return false;
   OpenFileRef file = cached_extent_file();
   if (file == nullptr || !file->direct) return false;
   if (!operation->claim()) {
@@ -342,17 +453,17 @@ bool PosixTask::prepare_extent(OpenFileRef file) {
     }
     iov[count++] = {read_.scratch.data(), block_bytes};
   }
-  to_engine(iov, count, file_->fd.get(), operation->file_offset);
+  to_engine(iov, count, file_->fd.get(), operation->file_offset, file_->name.c_str());
   return true;
 }
 
 void PosixTask::run_extent() {
-  const bool direct = directory->store.direct() && operation->file_offset % block_bytes == 0 && is_aligned(operation->memory.data);
+  const bool direct = direct_fits();
   OpenFileRef file = cached_extent_file();
   if (file == nullptr) {
     const int opened = directory->store.open_extent_file(operation->name, writing(), direct);
     if (opened < 0) return operation->finish(opened == -ENOENT ? Outcome::of(Status::absent) : Outcome::failed(-opened));
-    file = directory->files.add(operation->name, writing(), direct, UniqueFd(opened));
+    file = directory->files.add(operation->name, "", writing(), direct, UniqueFd(opened));
   }
   if (!prepare_extent(std::move(file))) return operation->finish(Outcome::failed(ECANCELED));
   if (directory->engine != nullptr && file_->direct) return plugin->queue().push(this);
@@ -361,17 +472,226 @@ void PosixTask::run_extent() {
                                       {operation->memory.gate, !file_->direct && !directory->store.in_memory()})));
 }
 
+// What was read of the last, partial block goes where it belongs. False when the memory has ended.
+bool PosixTask::take_tail() {
+  const size_t length = operation->memory.length, whole = round_down(length);
+  if (!read_.scratch || length == whole) return true;
+  return operation->memory.touch([&] { std::memcpy(operation->memory.data + whole, read_.scratch.data(), length - whole); });
+}
+
 Outcome PosixTask::finish_extent(int64_t moved) {
-  const bool direct = file_->direct;
   file_.reset();
   if (moved < 0) return Outcome::failed(static_cast<int>(-moved));
-  const size_t length = operation->memory.length, whole = direct ? round_down(length) : length;
+  const size_t length = operation->memory.length;
   if (static_cast<uint64_t>(moved) < length) return Outcome::of(Status::length, static_cast<uint64_t>(moved));
-  if (!writing() && length > whole) {
-    const bool touched = operation->memory.touch([&] { std::memcpy(operation->memory.data + whole, read_.scratch.data(), length - whole); });
-    if (!touched) return Outcome::failed(ECANCELED);
-  }
+  if (!writing() && !take_tail()) return Outcome::failed(ECANCELED);
   return Outcome::of(Status::ok, length);
+}
+
+// ---- pages in segments ----
+// The data take the way of extents. Around them: a write has its checksum computed while the device works, and then goes to the committer; a read is compared with the
+// checksum that its index knows. A page of another writer may be evicted and overwritten at any time: its slot record is looked at before and after.
+
+// The data or the index file, from those that are open; with `may_open` (on the pool) also from the directory. nullptr with an error, 0 = it is not open.
+OpenFileRef PosixTask::segment_file(bool data, bool direct, bool may_open, int& error) {
+  OpenFiles& files = data ? directory->segment_data : directory->segment_indexes;
+  const char* const extension = data ? ".data" : ".index";
+  const bool writable = !has(flag::foreign);
+  error = 0;
+  OpenFileRef file = files.find(operation->name, extension, writable, direct);
+  if (file != nullptr || !may_open) return file;
+  const std::string name = std::string(operation->name) += extension;
+  const int opened = directory->store.open_extent_file(name.c_str(), writable, direct);
+  if (opened >= 0) return files.add(operation->name, extension, writable, direct, UniqueFd(opened));
+  error = -opened;
+  return nullptr;
+}
+
+// Is the slot record of another writer's page still what its index says? Without `may_block` only if the kernel has it in memory, as it nearly always has: the record was
+// read when the page became known.
+PosixTask::Look PosixTask::look_at_record(bool may_block, int& error) {
+  alignas(64) uint8_t record[slot_record::bytes];
+  iovec iov{record, sizeof(record)};
+  const char* const name = index_->name.c_str();
+  int64_t moved;
+  if (may_block) {
+    moved = file_io::read_all(index_->fd.get(), &iov, 1, operation->record_at, false, name);
+  } else {
+    if (fault::ask("preadv.nowait", name).error != 0) return Look::would_block;
+    moved = ::preadv2(index_->fd.get(), &iov, 1, static_cast<off_t>(operation->record_at), RWF_NOWAIT);
+    // Not in memory, not known to this file system, interrupted, cut short at a page that is there by half: the pool asks once more.
+    if (moved < static_cast<int64_t>(sizeof(record))) return Look::would_block;
+  }
+  if (moved < 0) {
+    error = static_cast<int>(-moved);
+    return Look::failed;
+  }
+  const bool same = moved == static_cast<int64_t>(sizeof(record)) && slot_record::valid(record) && record[slot_record::at::state] == slot_record::state::page &&
+                    std::memcmp(record + slot_record::expected_from, operation->meta.data(), slot_record::expected_bytes) == 0;
+  return same ? Look::same : Look::differs;
+}
+
+void PosixTask::sum_now() {
+  sum_place_ = SIZE_MAX;
+  const bool touched = operation->memory.touch([&] { commit_.checksum = crc64(operation->memory.data, operation->memory.length); });
+  sum_error_ = touched ? 0 : ECANCELED;
+  summed_ = true;
+}
+
+// The page in the slot is this one already: nothing is written.
+bool PosixTask::already_there() {
+  sum_now();
+  return sum_error_ == 0 && commit_.checksum == slot_record::take<uint64_t>(reinterpret_cast<const uint8_t*>(operation->identity.data()), 0);
+}
+
+// On the agent's thread: the data are with the engine.
+void PosixTask::sum_meanwhile() {
+  if (!large()) {
+    sum_place_ = directory->to_sum.size();
+    directory->to_sum.push_back(this);
+    return;
+  }
+  stage = Stage::sum;
+  sum_at_pool_ = true;
+  DirectoryPool::Task* const task = this;
+  try {
+    directory->pool.submit(&task, 1);
+  } catch (const std::system_error&) {
+    sum_at_pool_ = false;
+    sum_now();
+  }
+}
+
+// A page in a segment that is open goes to the engine at once: nothing on the way can block.
+bool PosixTask::start_segment_here() {
+  if (directory->engine == nullptr) return false;
+  if (has(flag::compare_first) && writing() && large()) return false;
+  int error;
+  OpenFileRef file = segment_file(true, direct_fits(), false, error);
+  if (file == nullptr || !file->direct) return false;
+  Look look = Look::same;
+  if (has(flag::foreign)) {
+    index_ = segment_file(false, false, false, error);
+    if (index_ == nullptr || (look = look_at_record(false, error)) == Look::would_block) {
+      index_.reset();
+      return false;
+    }
+  }
+  commit_.operation = operation;
+  if (!operation->claim()) {
+    index_.reset();
+    operation->finish(Outcome::of(Status::cancelled));
+  } else if (look == Look::differs) {
+    index_.reset();
+    operation->finish(gone());
+  } else if (writing() && has(flag::compare_first) && already_there()) {
+    operation->finish(SegmentCommits::stored(Status::already_there, operation->memory.length, commit_.checksum));
+  } else if (sum_error_ != 0 || !prepare_extent(std::move(file))) {
+    index_.reset();
+    file_.reset();
+    operation->finish(Outcome::failed(ECANCELED));
+  } else {
+    arrived();
+  }
+  return true;
+}
+
+// On the pool, claimed: the files are to be opened, or the data are not the engine's business.
+void PosixTask::run_segment() {
+  const auto ends = [this](const Outcome& outcome) {
+    index_.reset();
+    file_.reset();
+    operation->finish(outcome);
+  };
+  commit_.operation = operation;
+  int error;
+  OpenFileRef file = segment_file(true, direct_fits(), true, error);
+  if (file != nullptr && has(flag::foreign)) index_ = segment_file(false, false, true, error);
+  // A writer that has given a segment back has removed it; to write there is another matter.
+  if (error != 0) return ends(error == ENOENT && !writing() ? gone() : Outcome::failed(error));
+  if (index_ != nullptr) {
+    const Look look = look_at_record(true, error);
+    if (look != Look::same) return ends(look == Look::failed ? Outcome::failed(error) : gone());
+  }
+  if (writing() && has(flag::compare_first) && already_there()) {
+    return ends(SegmentCommits::stored(Status::already_there, operation->memory.length, commit_.checksum));
+  }
+  if (sum_error_ != 0 || !prepare_extent(std::move(file))) return ends(Outcome::failed(ECANCELED));
+  if (directory->engine != nullptr && file_->direct) return plugin->queue().push(this);
+  if (writing() && !summed_) sum_now();
+  const file_io::Guard guard{operation->memory.gate, !file_->direct && !directory->store.in_memory()};
+  const auto move = writing() ? file_io::write_all : file_io::read_all;
+  moved_ = move(request.fd, request.iov, request.iov_count, request.offset, file_->direct, request.name, guard);
+  if (writing() && moved_ >= 0 && sum_error_ == 0) {
+    if (has(flag::sync)) commit_.data = std::move(file_);
+    file_.reset();
+    return directory->commits.add_here(&commit_);
+  }
+  if (writing()) return ends(Outcome::failed(moved_ < 0 ? static_cast<int>(-moved_) : sum_error_));
+  judge_segment(true, outcome_);
+  operation->finish(outcome_);
+}
+
+// On the agent's thread: the engine is through with the data.
+void PosixTask::segment_moved(int64_t moved) {
+  moved_ = moved;
+  if (writing()) {
+    data_moved_ = true;
+    if (sum_place_ != SIZE_MAX) {
+      directory->to_sum[sum_place_] = nullptr;
+      sum_place_ = SIZE_MAX;
+    }
+    if (!sum_at_pool_) segment_written();
+    return;
+  }
+  const bool sum = moved > 0 && !has(flag::skip_checksum) && large();
+  if (!sum && judge_segment(false, outcome_)) return operation->finish(outcome_);
+  stage = Stage::verify;
+  DirectoryPool::Task* const task = this;
+  try {
+    directory->pool.submit(&task, 1);
+  } catch (const std::system_error&) {
+    judge_segment(true, outcome_);
+    operation->finish(outcome_);
+  }
+}
+
+// On the agent's thread: the data are in their extent, or failed to get there, and nobody computes the checksum any more.
+void PosixTask::segment_written() {
+  if (moved_ >= 0 && !summed_) sum_now();
+  const int error = moved_ < 0 ? static_cast<int>(-moved_) : sum_error_;
+  if (error == 0 && has(flag::sync)) commit_.data = std::move(file_);
+  file_.reset();
+  if (error != 0) return operation->finish(Outcome::failed(error));
+  directory->written.push_back(&commit_);
+}
+
+// A page has been read. False when that would block to say; else the files are let go.
+bool PosixTask::judge_segment(bool may_block, Outcome& outcome) {
+  const Memory& memory = operation->memory;
+  int error = 0;
+  Look look = Look::same;
+  if (moved_ < 0) {
+    outcome = Outcome::failed(static_cast<int>(-moved_));
+  } else if (static_cast<uint64_t>(moved_) < memory.length) {
+    outcome = gone();
+  } else if (index_ != nullptr && (look = look_at_record(may_block, error)) == Look::would_block) {
+    return false;
+  } else if (look != Look::same) {
+    outcome = look == Look::failed ? Outcome::failed(error) : gone();
+  } else if (!take_tail()) {
+    outcome = Outcome::failed(ECANCELED);
+  } else if (has(flag::skip_checksum)) {
+    outcome = Outcome::of(Status::ok, memory.length);
+  } else {
+    const uint64_t expected = slot_record::take<uint64_t>(reinterpret_cast<const uint8_t*>(operation->identity.data()), 0);
+    uint64_t found = 0;
+    if (!memory.touch([&] { found = crc64(memory.data, memory.length); })) outcome = Outcome::failed(ECANCELED);
+    else outcome = found == expected ? Outcome::of(Status::ok, memory.length) : Outcome::of(Status::corrupt);
+  }
+  index_.reset();
+  file_.reset();
+  return true;
 }
 
 // ---- listings and sweeps ----
@@ -454,6 +774,7 @@ std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions& options, con
   engine_options.queue_depth = options.queue_depth;
   for (size_t i = 0; i < options.directories.size(); i++) {
     if (!options.directories[i].engine) continue;
+    engine_options.hold_fd = plugin->all()[i]->hold.get();
     plugin->all()[i]->engine = try_create_engine(options.engine, engine_options, refusal);
     if (plugin->all()[i]->engine == nullptr) return nullptr;
   }

@@ -17,6 +17,8 @@ struct PosixDirectoryOptions {
   std::string path;
   bool direct = false;
   bool engine = false;
+  // Kept as a duplicate, and registered with an io_uring (EngineOptions::hold_fd), until the last operation has ended. -1 = none.
+  int hold_fd = -1;
 };
 struct PosixOptions {
   std::string engine;
@@ -31,7 +33,7 @@ struct EngineRefusal {
 // nullptr with a refusal when the system lacks it, or the name is not known.
 std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions&, EngineRefusal&);
 
-// nullptr with a refusal when the engine that was asked for cannot be had.
+// nullptr with a refusal when the engine that was asked for cannot be had. Throws std::system_error when a hold_fd cannot be duplicated.
 std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions&, const std::shared_ptr<CompletionQueue>&, EngineRefusal&);
 
 }  // namespace hicache

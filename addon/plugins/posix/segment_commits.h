@@ -1,0 +1,65 @@
+// The second half of every write into a segment: its data lie in their extent, and now its slot record is rewritten and the folder's ring of changes told. One
+// committer a directory: whatever has come together while it was at work goes at once, records of adjacent slots by one system call, all changes of a folder by
+// one, one fdatasync a file. Without load that is one page at a time, with load it is a group, and nobody waits for a group to fill.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "agent/operation.h"
+#include "plugins/posix/open_files.h"
+#include "pool/directory_pool.h"
+#include "segments/change_ring.h"
+#include "segments/slot_record.h"
+
+namespace hicache {
+
+// A member of whatever writes; lives until its operation is finished.
+struct SegmentCommit {
+  Operation* operation = nullptr;  // segment_write or record_write, claimed; its meta is the record
+  uint64_t checksum = 0;           // of the payload
+  OpenFileRef data;                // with flag::sync: what is to be on the disk before the record is
+
+  // ---- the committer's own ----
+  size_t order = 0;
+  int error = 0;
+};
+
+class SegmentCommits final : public DirectoryPool::Task {
+ public:
+  SegmentCommits(PageStore& store, OpenFiles& indexes, DirectoryPool& pool) : store_(store), indexes_(indexes), pool_(pool) {}
+
+  // Agent's thread: finishes the operations on the pool.
+  void add(const std::vector<SegmentCommit*>& commits);
+  // Pool thread: likewise, perhaps at once and here.
+  void add_here(SegmentCommit* commit);
+  // The outcome of a write whose page is stored.
+  static Outcome stored(Status status, uint64_t length, uint64_t checksum);
+
+  void run() override;
+
+ private:
+  using Part = std::vector<SegmentCommit*>::iterator;
+  void commit_group();
+  void commit_folder(Part from, Part to);
+  void commit_segment(Part from, Part to);
+  void write_records(int fd, const char* name, Part from, Part to);
+  OpenFileRef index_of(const char* name, int& error);
+
+  PageStore& store_;
+  OpenFiles& indexes_;
+  DirectoryPool& pool_;
+  std::mutex mutex_;
+  bool running_ = false;
+  std::vector<SegmentCommit*> waiting_;
+
+  // Of whoever runs.
+  std::vector<SegmentCommit*> group_;
+  std::vector<Change> changes_;
+  std::string folder_;
+  uint8_t records_[128 * slot_record::bytes];
+};
+
+}  // namespace hicache
