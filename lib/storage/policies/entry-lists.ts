@@ -2,18 +2,18 @@ const SMALLEST = 64
 
 /**
  * Doubly linked lists of small whole numbers in typed arrays: an entry is in one list at most, and goes in and out anywhere
- * in constant time. 9 bytes an entry, grown by doubling. The front is what goes first.
+ * in constant time. 10 bytes an entry, grown by doubling. The front is what goes first.
  */
 export class EntryLists {
   private next = new Int32Array(SMALLEST)
   private previous = new Int32Array(SMALLEST)
   /** Which list an entry is in, from 1; 0 is none. */
-  private place = new Uint8Array(SMALLEST)
+  private place = new Uint16Array(SMALLEST)
   private readonly first: Int32Array
   private readonly last: Int32Array
   private readonly count: Int32Array
 
-  /** `lists`: 1 to 255 lists, numbered from 0. */
+  /** `lists`: 1 to 65,535 lists, numbered from 0. */
   constructor(lists: number) {
     this.first = new Int32Array(lists).fill(-1)
     this.last = new Int32Array(lists).fill(-1)
@@ -80,6 +80,22 @@ export class EntryLists {
     return true
   }
 
+  /** Puts all entries of one list behind those of another, in their order. Takes time for each of them. */
+  append(from: number, to: number): void {
+    const first = this.first[from]!
+    if (first < 0) return
+    for (let entry = first; entry >= 0; entry = this.next[entry]!) this.place[entry] = to + 1
+    const end = this.last[to]!
+    this.previous[first] = end
+    if (end < 0) this.first[to] = first
+    else this.next[end] = first
+    this.last[to] = this.last[from]!
+    this.count[to]! += this.count[from]!
+    this.first[from] = -1
+    this.last[from] = -1
+    this.count[from] = 0
+  }
+
   private grow(entry: number): void {
     let room = this.place.length * 2
     while (room <= entry) room *= 2
@@ -89,7 +105,7 @@ export class EntryLists {
     const previous = new Int32Array(room)
     previous.set(this.previous)
     this.previous = previous
-    const place = new Uint8Array(room)
+    const place = new Uint16Array(room)
     place.set(this.place)
     this.place = place
   }
