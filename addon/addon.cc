@@ -60,6 +60,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_memory(env, exports);
   export_system(env, exports);
   export_bench(env, exports);
+  export_segments(env, exports);
   export_recorder(env, exports);
   return exports;
 }

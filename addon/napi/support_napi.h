@@ -123,6 +123,7 @@ void export_agent(Napi::Env env, Napi::Object exports);
 void export_memory(Napi::Env env, Napi::Object exports);
 void export_system(Napi::Env env, Napi::Object exports);
 void export_bench(Napi::Env env, Napi::Object exports);
+void export_segments(Napi::Env env, Napi::Object exports);
 void export_recorder(Napi::Env env, Napi::Object exports);
 
 }  // namespace hicache
