@@ -11,17 +11,18 @@ export class MetaTable {
   readonly #metas: (Uint8Array | null)[] = []
   readonly #uses: number[] = []
   readonly #unused: number[] = []
-  #last: Uint8Array | null = null
-  #lastNumber = 0
+  /** The number that was acquired last, -1 when it is no longer in use. */
+  #last = -1
 
   /** Different metas in use. */
   get size(): number { return this.#metas.length - this.#unused.length }
 
   /** The number of a meta with these bytes, used once more; -1 when there are 16,777,216 others. A new one is copied. */
   acquire(meta: Uint8Array): number {
-    if (meta === this.#last && this.#metas[this.#lastNumber] === meta) {
-      this.#uses[this.#lastNumber]!++
-      return this.#lastNumber
+    // Compared by its bytes: the caller may write into the array that it gave.
+    if (this.#last >= 0 && equal(this.#metas[this.#last]!, meta)) {
+      this.#uses[this.#last]!++
+      return this.#last
     }
     const key = Buffer.from(meta.buffer, meta.byteOffset, meta.byteLength).toString('latin1')
     let number = this.#numbers.get(key)
@@ -33,10 +34,12 @@ export class MetaTable {
       this.#uses[number] = 0
     }
     this.#uses[number]!++
-    this.#last = this.#metas[number]!
-    this.#lastNumber = number
+    this.#last = number
     return number
   }
+
+  /** One use more of a number that is in use. */
+  reuse(number: number): void { this.#uses[number]!++ }
 
   /** The bytes: the same object for as long as the number is in use, so what is made of them can be kept in a WeakMap. */
   get(number: number): Uint8Array { return this.#metas[number]! }
@@ -47,6 +50,13 @@ export class MetaTable {
     const meta = this.#metas[number]!
     this.#numbers.delete(Buffer.from(meta.buffer, meta.byteOffset, meta.byteLength).toString('latin1'))
     this.#metas[number] = null
+    if (this.#last === number) this.#last = -1
     this.#unused.push(number)
   }
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
 }

@@ -21,11 +21,11 @@ export interface LoadSummary {
   added: number
   /** Entries that left it: evicted or overtaken by their writers, or an older copy of a page that came in. */
   removed: number
-  /** Rows without meaning: of a segment that the index does not have, outside of it, or longer than 4 GiB. */
+  /** Rows without meaning: of a segment that the index does not have, outside of it, at another place than the slot's, or longer than its extent. */
   skipped: number
   /**
-   * Own slots that hold a page which is in the index from elsewhere (a kill between the new page's record and the old one's tombstone): segment number and
-   * slot in turn. They are taken and have no entry: write a tombstone, then give them back.
+   * Own slots whose record says that they hold a page, which is in the index from elsewhere (a kill between the new page's record and the old one's
+   * tombstone) or makes no sense: segment number and slot in turn. They are taken and have no entry: write a tombstone, then give them back.
    */
   superseded: number[]
 }
@@ -324,7 +324,7 @@ export class PageIndex {
     for (let i = 0; i < keys.length; i++) keys[i] = Math.floor((keys[i]! - least) / unit) * places + i
     keys.sort()
     const before = entries.slice()
-    for (let i = 0; i < keys.length; i++) entries[i] = before[keys[i]! % places]!
+    for (let i = 0; i < keys.length; i++) entries[i] = before[keys[i]! - Math.floor(keys[i]! / places) * places]!
     return entries
   }
 
@@ -351,6 +351,8 @@ export class PageIndex {
     const numbers = new Float64Array(rows.buffer, rows.byteOffset, count * LOADED_STRIDE / 8)
     // A store that is opened: once for all, and not for the few rows of a poll, most of which are of pages that are known.
     if (count > CHUNK_ROWS) this.reserve(this.used + count)
+    // Each meta is looked up once; it is held until the end, so that its number means the same for all rows.
+    const metas = new Int32Array(loaded.metas.length).fill(-1)
     let id = -1
     let segment: Segment | undefined
     for (let i = 0, at = 0, half = 0; i < count; i++, at += LOADED_STRIDE / 4, half += LOADED_STRIDE / 8) {
@@ -369,34 +371,43 @@ export class PageIndex {
       const old = segment.entries[slot]!
       if (old >= 0) this.#leave(old, segment, summary, listener)
       segment.generations[slot] = generation
-      if (words[at + 17] === STATE_PAGE) this.#loadPage(loaded, words, numbers, at, segment, slot, summary, listener)
+      if (words[at + 17] === STATE_PAGE) this.#loadPage(loaded, metas, words, numbers, at, segment, slot, summary, listener)
     }
+    for (const number of metas) if (number >= 0) this.#metas.release(number)
     return summary
   }
 
-  #loadPage(loaded: LoadedRows, words: Uint32Array, numbers: Float64Array, at: number, segment: Segment, slot: number, summary: LoadSummary, listener: LoadListener): void {
+  #loadPage(loaded: LoadedRows, metas: Int32Array, words: Uint32Array, numbers: Float64Array, at: number, segment: Segment, slot: number,
+    summary: LoadSummary, listener: LoadListener): void {
     const writtenAt = numbers[(at >>> 1) + 4]!
     const length = numbers[(at >>> 1) + 6]!
-    const meta = loaded.metas[words[at + 16]!]
-    const fits = length >= 0 && length <= segment.extentBytes && length <= LENGTH_MAX && numbers[(at >>> 1) + 5] === segment.fileOffsetOf(slot)
+    const metaAt = words[at + 16]!
     if (segment.own) segment.occupy(slot)
-    const other = meta !== undefined && fits ? this.find(words, at) : -1
-    let stays = meta !== undefined && fits
-    if (!stays) summary.skipped++
-    if (other >= 0) {
-      const from = this.segment(other)
-      stays = from.own === segment.own ? this.writtenAt(other) <= writtenAt : segment.own
-      if (stays) {
-        if (from.own) summary.superseded.push(from.number, this.slot(other))
-        this.#leave(other, from, summary, listener)
+    let stays = numbers[(at >>> 1) + 5] === segment.fileOffsetOf(slot) && length >= 0 && length <= segment.extentBytes && length <= LENGTH_MAX &&
+      metaAt < metas.length
+    if (stays && metas[metaAt]! < 0) {
+      metas[metaAt] = this.#metas.acquire(loaded.metas[metaAt]!)
+      stays = metas[metaAt]! >= 0
+    }
+    if (!stays) {
+      summary.skipped++
+    } else {
+      const other = this.find(words, at)
+      if (other >= 0) {
+        const from = this.segment(other)
+        stays = from.own === segment.own ? this.writtenAt(other) <= writtenAt : segment.own
+        if (stays) {
+          if (from.own) summary.superseded.push(from.number, this.slot(other))
+          this.#leave(other, from, summary, listener)
+        }
       }
     }
-    const metaNumber = stays ? this.#metas.acquire(meta!) : -1
-    if (metaNumber < 0) {
+    if (!stays) {
       if (segment.own) summary.superseded.push(segment.number, slot)
       return
     }
-    const entry = this.#add(words, at, segment, slot, length, words[at + 14]!, words[at + 15]!, writtenAt, metaNumber)
+    this.#metas.reuse(metas[metaAt]!)
+    const entry = this.#add(words, at, segment, slot, length, words[at + 14]!, words[at + 15]!, writtenAt, metas[metaAt]!)
     summary.added++
     listener.enter?.(entry, segment)
   }
@@ -435,8 +446,10 @@ export class PageIndex {
     chunk[row + CHECKSUM_HIGH] = checksumHigh
     chunk[row + LEASE] = 0
     chunk[row + META_FLAGS] = meta | USED << FLAG_SHIFT
-    chunk[row + WRITTEN_LOW] = writtenAt % TWO_32
-    chunk[row + WRITTEN_HIGH] = writtenAt / TWO_32
+    // Not by %, which is a call for numbers of this size.
+    const high = Math.floor(writtenAt / TWO_32)
+    chunk[row + WRITTEN_LOW] = writtenAt - high * TWO_32
+    chunk[row + WRITTEN_HIGH] = high
     this.#link(entry, digest[at]!, digest[at + 1]!)
     segment.setEntry(slot, entry)
     return entry
@@ -469,9 +482,12 @@ export class PageIndex {
   #rehash(bits: number): void {
     this.#table = new Int32Array(2 ** bits)
     this.#mask = 2 ** bits - 1
-    for (let entry = 0; entry < this.#rows; entry++) {
-      const flags = this.#word(entry, META_FLAGS) >>> FLAG_SHIFT
-      if ((flags & (USED | HIDDEN)) === USED) this.#link(entry, this.#word(entry, 0), this.#word(entry, 1))
+    for (let first = 0; first < this.#rows; first += CHUNK_ROWS) {
+      const chunk = this.#chunks[first >>> CHUNK_BITS]!
+      const rows = Math.min(CHUNK_ROWS, this.#rows - first)
+      for (let i = 0, row = 0; i < rows; i++, row += ROW_WORDS) {
+        if ((chunk[row + META_FLAGS]! >>> FLAG_SHIFT & (USED | HIDDEN)) === USED) this.#link(first + i, chunk[row]!, chunk[row + 1]!)
+      }
     }
   }
 }

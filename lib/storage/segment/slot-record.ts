@@ -81,7 +81,7 @@ export class SlotRecord implements ExpectedRecord {
   /** The stored key; '' for a tombstone. */
   readonly key: string
 
-  private constructor(fields: SlotRecord) {
+  private constructor(fields: Pick<SlotRecord, keyof SlotRecord>) {
     this.state = fields.state
     this.segment = fields.segment
     this.slot = fields.slot
