@@ -89,12 +89,6 @@ export class SegmentDirectory {
     return pages
   }
 
-  /** Folders and ids of all segments that are known. */
-  * segments(): IterableIterator<Segment> {
-    yield* this.#own.values()
-    for (const { segments } of this.#followed.values()) yield* segments.values()
-  }
-
   start(): void {
     this.#timer = setInterval(() => { void this.poll() }, POLL_EVERY_MS).unref()
   }

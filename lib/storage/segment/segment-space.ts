@@ -15,10 +15,11 @@ const SEGMENT_BYTES_MAX = GIB
 const SEGMENTS_MIN = 16
 /** Without a capacity, this share of the file system stays free. */
 const FREE_SHARE = 0.1
-/** Slots that are emptied before anybody asks for them, so that writes need not wait for tombstones: an eighth of a class, at most this many. */
+/** Slots that are emptied before anybody asks for them, so that writes need not wait for tombstones: this share of a class, at most so many. */
+const READY_SHARE = 1 / 32
 const READY_SLOTS_MAX = 128
-/** Pages that are given up at once when there is no slot at all. */
-const EVICT_AT_ONCE = 16
+/** Pages that are given up at once when there is no slot at all: a 16th of the class, at most this many. */
+const EVICT_AT_ONCE = 64
 /** After it was told that there is no room, the directory is asked again this much later, then after twice as long, up to the second one. */
 const ASK_AGAIN_MS = 1000
 const ASK_AGAIN_MS_MAX = 30_000
@@ -179,7 +180,7 @@ export class SegmentSpace {
       return
     }
     if (performance.now() >= this.#askAt) this.#grow(state)
-    const missing = Math.min(READY_SLOTS_MAX, cls.slots >> 3) - cls.freeSlots - state.dying
+    const missing = Math.min(READY_SLOTS_MAX, Math.ceil(cls.slots * READY_SHARE)) - cls.freeSlots - state.dying
     if (missing > 0) this.#evict(state, missing)
   }
 
@@ -187,7 +188,7 @@ export class SegmentSpace {
     if (this.#closed) return { refused: 'the store is closed' }
     if (state.dying > 0) return 'wait'
     if (!this.#full || performance.now() >= this.#askAt) this.#grow(state)
-    if (!this.#full || this.#evict(state, EVICT_AT_ONCE) > 0 || state.busy) return 'wait'
+    if (!this.#full || this.#evict(state, Math.max(1, Math.min(EVICT_AT_ONCE, state.cls.slots >> 4))) > 0 || state.busy) return 'wait'
     if (state.cls.slots > 0) return this.#later(PINNED_AGAIN_MS)
     // Not one slot of this size, and no room for more: another size has to give a segment up.
     const donor = this.#leastUsed(segment => segment.extentBytes !== state.cls.extentBytes && segment.dataBytes >= state.cls.extentBytes)

@@ -421,7 +421,7 @@ export class SegmentStore implements PageStore {
   /** The records of this namespace's pages that the index knows, segment by segment. */
   async * #records(options?: CallOptions): AsyncGenerator<{ record: SlotRecord; directory: SegmentDirectory }, void, undefined> {
     for (const directory of this.#directories) {
-      for (const segment of [...directory.segments()]) {
+      for (const segment of [...directory.index.segments()]) {
         if (this.#o.stage() === 'closed') return
         if (segment.number < 0) continue
         for (const record of await this.#o.within(this.#recordsOf(directory, segment), options)) {
