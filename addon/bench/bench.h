@@ -12,7 +12,9 @@ namespace hicache::bench {
 struct Result {
   uint64_t bytes = 0;
   double seconds = 0, cpu_seconds = 0;
-  std::vector<double> latency_us;  // one a page
+  std::vector<double> latency_us;  // one a page; of a mix: of its reads
+  uint64_t read_bytes = 0, write_bytes = 0;  // of a mix
+  std::vector<double> write_latency_us;
   int error = 0;                   // errno, with what failed
   std::string failed;
 };
@@ -36,6 +38,15 @@ struct LoopOptions {
   bool replace = false;
 };
 Result file_loop(const LoopOptions&);
+
+// Pages read and written by one ring at the same time, in the file of device_limit.
+struct MixOptions {
+  std::string directory;
+  size_t page_bytes = 0;
+  uint64_t bytes = 0;
+  unsigned writes_in_flight = 0, reads_in_flight = 0;
+};
+Result mix_loop(const MixOptions&);
 
 // 0 or errno.
 int cleanup(const std::string& directory);

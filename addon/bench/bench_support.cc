@@ -1,8 +1,10 @@
 #include "bench/bench_support.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <new>
@@ -10,6 +12,24 @@
 #include "util/aligned_buffer.h"
 
 namespace hicache::bench {
+namespace {
+
+constexpr size_t layout_chunk_bytes = size_t{4} << 20;
+
+void lay_out(int fd, uint64_t bytes, Result& result) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0) return fail(result, "fstat", errno);
+  const auto there = static_cast<uint64_t>(status.st_size) / layout_chunk_bytes * layout_chunk_bytes;
+  if (there >= bytes) return;
+  const Buffers buffer(layout_chunk_bytes);
+  for (uint64_t at = there; at < bytes; at += layout_chunk_bytes) {
+    const ssize_t moved = ::pwrite(fd, buffer.data(), layout_chunk_bytes, static_cast<off_t>(at));
+    if (moved != static_cast<ssize_t>(layout_chunk_bytes)) return fail(result, "laying out the bench's file", moved < 0 ? errno : ENOSPC);
+  }
+  if (::fdatasync(fd) != 0) fail(result, "fdatasync", errno);
+}
+
+}  // namespace
 
 std::string folder_of(const std::string& directory) { return directory + "/.hicache-nixl-bench"; }
 
@@ -37,6 +57,31 @@ Buffers::Buffers(size_t bytes) : bytes_(round_up(bytes, size_t{2} << 20)) {
 }
 
 Buffers::~Buffers() { ::munmap(data_, bytes_); }
+
+DeviceFile open_device_file(const std::string& directory, uint64_t bytes, unsigned queue_depth, bool or_any, Result& result) {
+  DeviceFile file;
+  const std::string folder = folder_of(directory), path = folder + "/device";
+  if (const int error = make_folder(folder)) {
+    fail(result, "making the bench's folder", error);
+    return file;
+  }
+  std::string reason, remedy;
+  EngineOptions options;
+  options.queue_depth = queue_depth;
+  const auto make_engine = [&] {
+    file.engine = try_create_io_uring(options, reason, remedy);
+    if (file.engine == nullptr) file.engine = try_create_linux_aio(options, reason, remedy);
+    if (file.engine == nullptr && or_any) file.engine = try_create_posix_aio(options, reason, remedy);
+  };
+  file.fd = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_DIRECT, 0600));
+  if (file.fd || or_any) make_engine();
+  file.direct = file.fd && file.engine != nullptr;
+  if (!file.direct) file.fd = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file.fd) fail(result, "opening the bench's file", errno);
+  else if (or_any && file.engine == nullptr) fail(result, "making a ring", ENOSYS);
+  else lay_out(file.fd.get(), bytes, result);
+  return file;
+}
 
 int cleanup(const std::string& directory) {
   std::error_code error;

@@ -3,10 +3,13 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "bench/bench.h"
+#include "engine/engine.h"
 #include "util/clock.h"
+#include "util/unique_fd.h"
 
 namespace hicache::bench {
 
@@ -19,6 +22,14 @@ inline void fail(Result& result, const char* what, int error) {
   result.error = error;
   result.failed = what;
 }
+
+// The file that the device is measured with, its extents written before: unwritten ones cost half the speed. Kept between calls, so that only the first one pays.
+struct DeviceFile {
+  UniqueFd fd;
+  std::unique_ptr<Engine> engine;  // a ring, or AIO where it is forbidden; with `or_any`, what there is
+  bool direct = false;
+};
+DeviceFile open_device_file(const std::string& directory, uint64_t bytes, unsigned queue_depth, bool or_any, Result& result);
 
 // Page-aligned memory in huge pages where the system gives them, filled with bytes that do not compress.
 class Buffers {

@@ -1,5 +1,3 @@
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,27 +6,9 @@
 #include <vector>
 
 #include "bench/bench_support.h"
-#include "engine/engine.h"
-#include "util/unique_fd.h"
 
 namespace hicache::bench {
 namespace {
-
-constexpr size_t layout_chunk_bytes = size_t{4} << 20;
-
-// The extents must have been written before: unwritten ones cost half the speed. Kept between calls, so that only the first one pays.
-void lay_out(int fd, uint64_t bytes, Result& result) {
-  struct stat status;
-  if (::fstat(fd, &status) != 0) return fail(result, "fstat", errno);
-  const auto there = static_cast<uint64_t>(status.st_size) / layout_chunk_bytes * layout_chunk_bytes;
-  if (there >= bytes) return;
-  const Buffers buffer(layout_chunk_bytes);
-  for (uint64_t at = there; at < bytes; at += layout_chunk_bytes) {
-    const ssize_t moved = ::pwrite(fd, buffer.data(), layout_chunk_bytes, static_cast<off_t>(at));
-    if (moved != static_cast<ssize_t>(layout_chunk_bytes)) return fail(result, "laying out the bench's file", moved < 0 ? errno : ENOSPC);
-  }
-  if (::fdatasync(fd) != 0) fail(result, "fdatasync", errno);
-}
 
 struct Slot : IoRequest {
   uint8_t* memory = nullptr;
@@ -108,37 +88,14 @@ void run_threads(const DeviceOptions& options, int fd, uint8_t* memory, Result& 
 
 Result device_limit(const DeviceOptions& options) {
   Result result;
-  const std::string folder = folder_of(options.directory), path = folder + "/device";
-  if (const int error = make_folder(folder)) {
-    fail(result, "making the bench's folder", error);
-    return result;
-  }
-  bool direct = true;
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_DIRECT, 0600));
-  std::string reason, remedy;
-  EngineOptions engine_options;
-  engine_options.queue_depth = options.queue_depth;
-  std::unique_ptr<Engine> engine;
-  if (fd) {
-    engine = try_create_io_uring(engine_options, reason, remedy);
-    if (engine == nullptr) engine = try_create_linux_aio(engine_options, reason, remedy);
-  }
-  if (!fd || engine == nullptr) {
-    direct = false;
-    fd = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  }
-  if (!fd) {
-    fail(result, "opening the bench's file", errno);
-    return result;
-  }
-  lay_out(fd.get(), options.bytes, result);
+  const DeviceFile file = open_device_file(options.directory, options.bytes, options.queue_depth, false, result);
   if (result.error != 0) return result;
   const Buffers buffers(options.page_bytes * options.queue_depth);
   result.latency_us.reserve(options.bytes / options.page_bytes);
   const double cpu_before = cpu_seconds();
   const int64_t started = now_ns();
-  if (direct) Ring(*engine, options, fd.get(), result).run(buffers.data());
-  else run_threads(options, fd.get(), buffers.data(), result);
+  if (file.direct) Ring(*file.engine, options, file.fd.get(), result).run(buffers.data());
+  else run_threads(options, file.fd.get(), buffers.data(), result);
   result.seconds = static_cast<double>(now_ns() - started) / 1e9;
   result.cpu_seconds = cpu_seconds() - cpu_before;
   return result;

@@ -1,4 +1,4 @@
-// bench.deviceLimit, bench.fileLoop and bench.cleanup.
+// bench.deviceLimit, bench.fileLoop, bench.mixLoop and bench.cleanup.
 #include <cmath>
 #include <new>
 #include <system_error>
@@ -10,19 +10,29 @@
 namespace hicache {
 namespace {
 
-void settle_result(Out& out, const Deferred& deferred, const bench::Result& result) {
+napi_value array_of(Out& out, const std::vector<double>& values) {
+  double* data = nullptr;
+  const napi_value array = out.doubles(values.size(), &data);
+  if (data != nullptr) std::copy(values.begin(), values.end(), data);
+  return array;
+}
+
+void settle_result(Out& out, const Deferred& deferred, const bench::Result& result, bool mix) {
   if (result.error != 0) return deferred.reject(out, out.system_error(result.error, "bench: " + result.failed));
   const napi_value told = out.object();
-  double* latency = nullptr;
   out.set(told, "bytes", out.number(static_cast<double>(result.bytes)));
   out.set(told, "seconds", out.number(result.seconds));
   out.set(told, "cpuSeconds", out.number(result.cpu_seconds));
-  out.set(told, "latencyUs", out.doubles(result.latency_us.size(), &latency));
-  if (latency != nullptr) std::copy(result.latency_us.begin(), result.latency_us.end(), latency);
+  out.set(told, "latencyUs", array_of(out, result.latency_us));
+  if (mix) {
+    out.set(told, "readBytes", out.number(static_cast<double>(result.read_bytes)));
+    out.set(told, "writeBytes", out.number(static_cast<double>(result.write_bytes)));
+    out.set(told, "writeLatencyUs", array_of(out, result.write_latency_us));
+  }
   deferred.resolve(out, told);
 }
 
-Napi::Value run_bench(Napi::Env env, std::function<bench::Result()> measure) {
+Napi::Value run_bench(Napi::Env env, std::function<bench::Result()> measure, bool mix = false) {
   auto result = std::make_shared<bench::Result>();
   return run_in_background(
       env,
@@ -37,7 +47,7 @@ Napi::Value run_bench(Napi::Env env, std::function<bench::Result()> measure) {
           result->failed = "threads";
         }
       },
-      [result](Out& out, const Deferred& deferred) { settle_result(out, deferred, *result); });
+      [result, mix](Out& out, const Deferred& deferred) { settle_result(out, deferred, *result, mix); });
 }
 
 bool common_options(const Napi::CallbackInfo& info, Napi::Object& options, std::string& directory, bool& write, size_t& page_bytes) {
@@ -83,6 +93,30 @@ Napi::Value file_loop(const Napi::CallbackInfo& info) {
   return run_bench(info.Env(), [loop] { return bench::file_loop(loop); });
 }
 
+Napi::Value mix_loop(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 1 || !info[0].IsObject()) {
+    throw_argument(env, "The bench needs an options object.");
+    return env.Undefined();
+  }
+  const Napi::Object options = info[0].As<Napi::Object>();
+  bench::MixOptions mix;
+  double number;
+  if (!string_of(options, "directory", mix.directory) || !number_of(options, "pageBytes", std::nan(""), 4096, 1 << 30, number)) return env.Undefined();
+  mix.page_bytes = static_cast<size_t>(number);
+  if (mix.page_bytes % block_bytes != 0) {
+    throw_argument(env, "pageBytes must be a multiple of 4096.");
+    return env.Undefined();
+  }
+  if (!number_of(options, "bytes", std::nan(""), static_cast<double>(mix.page_bytes), 1e15, number)) return env.Undefined();
+  mix.bytes = static_cast<uint64_t>(number);
+  if (!number_of(options, "writesInFlight", std::nan(""), 0, 4096, number)) return env.Undefined();
+  mix.writes_in_flight = static_cast<unsigned>(number);
+  if (!number_of(options, "readsInFlight", std::nan(""), 1, 4096, number)) return env.Undefined();
+  mix.reads_in_flight = static_cast<unsigned>(number);
+  return run_bench(env, [mix] { return bench::mix_loop(mix); }, true);
+}
+
 Napi::Value cleanup(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::string directory = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
@@ -105,6 +139,7 @@ void export_bench(Napi::Env env, Napi::Object exports) {
   Napi::Object bench = Napi::Object::New(env);
   bench.Set("deviceLimit", Napi::Function::New(env, device_limit, "deviceLimit"));
   bench.Set("fileLoop", Napi::Function::New(env, file_loop, "fileLoop"));
+  bench.Set("mixLoop", Napi::Function::New(env, mix_loop, "mixLoop"));
   bench.Set("cleanup", Napi::Function::New(env, cleanup, "cleanup"));
   exports.Set("bench", bench);
 }

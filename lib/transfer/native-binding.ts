@@ -297,6 +297,8 @@ export interface NativeRecorder {
 }
 
 export interface BenchResult { readonly bytes: number; readonly seconds: number; readonly cpuSeconds: number; readonly latencyUs: Float64Array }
+/** `latencyUs` are those of the reads, as long as all the writes were in flight. */
+export interface MixResult extends BenchResult { readonly readBytes: number; readonly writeBytes: number; readonly writeLatencyUs: Float64Array }
 export interface NativeBench {
   /**
    * The device's own limit: one native ring (or AIO where the ring is forbidden), O_DIRECT, extents written before, huge-page buffers,
@@ -305,5 +307,10 @@ export interface NativeBench {
   deviceLimit(options: { directory: string; op: 'read' | 'write'; pageBytes: number; bytes: number; queueDepth: number }): Promise<BenchResult>
   /** A C++ loop over files as the file layout writes them (same trailer, temporary, link, threads), or reads of those files. */
   fileLoop(options: { directory: string; op: 'read' | 'write'; pageBytes: number; pages: number; threads: number; direct: boolean; replace: boolean }): Promise<BenchResult>
+  /**
+   * One native ring that reads and writes pages of the same file as deviceLimit, so many of each in flight all the time: writes one after the other, reads anywhere.
+   * It ends when `bytes` are written; with no write in flight, when `bytes` are read.
+   */
+  mixLoop(options: { directory: string; pageBytes: number; bytes: number; writesInFlight: number; readsInFlight: number }): Promise<MixResult>
   cleanup(directory: string): Promise<void>
 }

@@ -2,70 +2,152 @@ import { expect } from 'chai'
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { ArmSummary, median } from '../../lib/cli/workload/arm-summary.js'
-import type { ArmSample, BenchArm } from '../../lib/cli/workload/bench-arm.js'
+import { ArmSummary, measures, median } from '../../lib/cli/workload/arm-summary.js'
+import { limitSteps, measuredSteps, ownSteps, type ArmSample, type BenchArm, type BenchOp } from '../../lib/cli/workload/bench-arm.js'
 import { InterleavedRounds } from '../../lib/cli/workload/interleaved-rounds.js'
 import { MainThreadWatch } from '../../lib/cli/workload/main-thread-watch.js'
+import { StampedBuffers } from '../../lib/cli/workload/stamped-buffers.js'
 import { captureCli } from '../support/captured-cli.js'
 
-interface BenchJson { machine: Record<string, unknown>; runs: Record<string, unknown>[]; peers: Record<string, unknown>[] }
+type Entry = Record<string, unknown>
+interface BenchJson { machine: Entry; runs: Entry[]; peers: Entry[]; lookups: Entry[]; churn: Entry[]; leftOut: Entry[] }
 
 const RUN_KEYS = ['storageLayout', 'engine', 'op', 'pageBytes', 'batch', 'workers', 'zeroCopy', 'inFlight', 'checksum', 'mibPerSecond', 'limitMibPerSecond',
-  'ratioToLimit', 'ratioMin', 'ratioMax', 'cpuSecondsPerGib', 'p50Us', 'p99Us']
-const PEER_KEYS = ['name', 'op', 'pageBytes', 'mibPerSecond', 'cpuSecondsPerGib', 'p50Us', 'p99Us']
+  'ratioToLimit', 'ratioMin', 'ratioMax', 'cpuSecondsPerGib', 'p50Us', 'p99Us', 'callP50Us', 'callP99Us', 'against', 'mix', 'peakRssBytes', 'capacityBytes']
+const PEER_KEYS = ['name', 'op', 'pageBytes', 'mibPerSecond', 'flushedMibPerSecond', 'cpuSecondsPerGib', 'p50Us', 'p99Us']
 
 describe('bench', () => {
   let folder: string
   beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), 'bench-spec-')) })
   afterEach(async () => await rm(folder, { recursive: true, force: true }))
 
-  it('--quick answers runs and peers in the form that others rely on, and leaves nothing behind', async () => {
-    const { code, stdout, stderr } = await captureCli(['bench', '--quick', '--bytes', '2MiB', '--batch', '8', '--workers', '1', '--storage-dir', folder, '--json', '--quiet'])
+  async function bench(...args: string[]): Promise<BenchJson> {
+    const defaults = [['--bytes', '1MiB'], ['--batch', '4'], ['--workers', '1']].filter(([name]) => !args.includes(name!)).flat()
+    const { code, stdout, stderr } = await captureCli(['bench', '--quick', ...defaults, '--storage-dir', folder, '--json', '--quiet', ...args])
     expect(code, stderr + stdout).to.equal(0)
-    const { machine, runs, peers } = JSON.parse(stdout) as BenchJson
-    expect(machine).to.include.keys('cpu', 'cores', 'node', 'kernel', 'fileSystem', 'direct')
+    return JSON.parse(stdout) as BenchJson
+  }
+
+  it('answers runs and peers in the form that others rely on, and leaves nothing behind', async () => {
+    const { machine, runs, peers, leftOut } = await bench('--layout', 'file', '--bytes', '2MiB', '--batch', '8')
+    expect(machine).to.include.keys('cpu', 'cores', 'node', 'kernel', 'fileSystem', 'direct', 'peakRssBytes')
     expect(runs.map(({ op, zeroCopy }) => `${String(op)} ${String(zeroCopy)}`)).to.have.members(['read true', 'read false', 'write true', 'write false'])
     for (const run of runs) {
       expect(run).to.include.keys(RUN_KEYS)
-      expect(run).to.include({ storageLayout: 'file', pageBytes: 65536, batch: 8, workers: 1, inFlight: 3, checksum: true })
+      expect(run).to.include({ storageLayout: 'file', pageBytes: 65536, batch: 8, workers: 1, inFlight: 3, checksum: true, capacityBytes: null })
       expect(run.mibPerSecond).to.be.a('number').greaterThan(0)
       expect(run.p99Us).to.be.at.least(run.p50Us as number)
+      expect(run.against).to.include.keys('device-limit', 'cpp-loop', 'fs-promises', 'lmdb', 'lmdb-nosync')
+      for (const other of Object.values(run.against as Record<string, Entry>)) expect(other).to.include.keys('speed', 'speedMin', 'speedMax', 'speedFlushed', 'cpu', 'p99')
     }
     for (const peer of peers) {
       expect(peer).to.include.keys(PEER_KEYS)
       expect(peer.mibPerSecond).to.be.a('number').greaterThan(0)
+      // Only what went through the page cache has bytes to wait for.
+      expect(peer.flushedMibPerSecond !== null, String(peer.name)).to.equal(peer.op === 'write' && ['fs-promises', 'lmdb', 'lmdb-nosync'].includes(peer.name as string))
     }
-    for (const op of ['read', 'write']) expect(peers.filter(peer => peer.op === op).map(({ name }) => name)).to.include.members(['cpp-loop', 'fs-promises'])
+    for (const op of ['read', 'write']) {
+      expect(peers.filter(peer => peer.op === op).map(({ name }) => name)).to.include.members(['device-limit', 'cpp-loop', 'fs-promises', 'lmdb', 'lmdb-nosync'])
+    }
+    expect(leftOut).to.deep.equal([])
     expect(await readdir(folder)).to.deep.equal([])
   })
 
-  it('measures what it is asked for, and shows it as a table', async () => {
-    const { code, stdout, stderr } = await captureCli(['bench', '--quick', '--bytes', '1MiB', '--batch', '4', '--ops', 'read', '--only', 'hicache,fs', '--zero-copy', '--workers', '1',
-      '--rounds', '1', '--storage-dir', folder])
-    expect(code, stderr).to.equal(0)
-    expect(stdout).to.match(/Read 64\.0 KiB pages/).and.match(/hicache-nixl, zero copy, 4 pages/).and.match(/fs\.promises/)
-    expect(stdout).not.to.match(/Write 64|copying|C\+\+ loop, same/)
+  it('has single calls beside the limit of what they come down to', async () => {
+    const { runs, peers } = await bench('--layout', 'file', '--ops', 'set,get,one-batch', '--only', 'hicache,limit', '--zero-copy')
+    expect(runs.map(({ op, inFlight }) => `${String(op)} ${String(inFlight)}`)).to.deep.equal(['set 3', 'one-batch-write 1', 'get 3', 'one-batch-read 1'])
+    for (const run of runs) expect(run.ratioToLimit, String(run.op)).to.be.a('number').greaterThan(0)
+    expect(peers.map(({ name, op }) => `${String(name)} ${String(op)}`)).to.deep.equal(['device-limit write', 'device-limit read'])
   })
 
-  for (const [option, value] of [['--page-bytes', '1000'], ['--batch', '0'], ['--ops', 'erase'], ['--only', 'disk'], ['--rounds', '0'], ['--checksum', 'off']] as const) {
+  it('reads under a load of writes, beside a ring that has as many bytes in flight', async () => {
+    const { runs, peers } = await bench('--layout', 'file', '--ops', 'mix', '--copying', '--write-load', '512KiB', '--reads-in-flight', '2', '--only', 'hicache,ring')
+    expect(runs).to.have.length(1)
+    expect(peers.map(({ name }) => name)).to.deep.equal(['cpp-ring'])
+    for (const { op, mix } of [...runs, ...peers]) {
+      expect(op).to.equal('mix')
+      expect(mix).to.include({ writeBytesInFlight: 524288, readsInFlight: 2 })
+      expect((mix as Entry).readMibPerSecond).to.be.greaterThan(0)
+      expect((mix as Entry).writeMibPerSecond).to.be.greaterThan(0)
+    }
+    expect((runs[0]!.against as Record<string, Entry>)['cpp-ring']!.p99).to.be.greaterThan(0)
+  })
+
+  it('looks pages up', async () => {
+    const { lookups, runs } = await bench('--layout', 'file', '--ops', 'lookup', '--only', 'hicache')
+    expect(runs).to.deep.equal([])
+    expect(lookups).to.have.length(1)
+    expect(lookups[0]).to.include({ storageLayout: 'file', pageBytes: 65536, batch: 4, pages: 16 })
+    expect(lookups[0]!.lookupsPerSecond).to.be.greaterThan(0)
+    expect(lookups[0]!.lookupsPerCpuSecond).to.be.greaterThan(0)
+  })
+
+  it('opens a store for each engine and each number of workers', async () => {
+    const { runs } = await bench('--layout', 'file', '--engine', 'aio,posix_aio', '--workers', '1,2', '--ops', 'write', '--only', 'hicache', '--zero-copy')
+    expect(runs.map(({ workers, engine }) => `${String(workers)} ${String(engine)}`)).to.have.members(['1 aio', '2 aio', '1 posix_aio', '2 posix_aio'])
+  })
+
+  it('measures what it is asked for, and shows it as tables', async () => {
+    const { code, stdout, stderr } = await captureCli(['bench', '--quick', '--bytes', '1MiB', '--batch', '4', '--ops', 'read,mix,lookup', '--only', 'hicache,fs', '--zero-copy', '--workers', '1',
+      '--rounds', '1', '--layout', 'file', '--storage-dir', folder])
+    expect(code, stderr).to.equal(0)
+    expect(stdout).to.match(/Read 64\.0 KiB pages/).and.match(/hicache-nixl file, zero copy/).and.match(/fs\.promises/)
+    expect(stdout).to.match(/under a load of writes, 64\.0 KiB pages, 768\.0 KiB being written, 4 reads at once/).and.match(/Lookups/)
+    expect(stdout).not.to.match(/Write 64|copying|C\+\+ loop, a|device limit\b.*MiB/)
+  })
+
+  for (const [option, value] of [
+    ['--page-bytes', '1000'], ['--batch', '0'], ['--ops', 'erase'], ['--only', 'disk'], ['--rounds', '0'], ['--checksum', 'off'], ['--layout', 'objects'], ['--engine', 'steam'],
+    ['--workers', '1,0'], ['--ops', 'churn'],
+  ] as const) {
     it(`refuses ${option} ${value}`, async () => {
-      expect(await captureCli(['bench', option, value, '--storage-dir', folder])).to.include({ code: 2 }).and.have.property('stderr').that.includes(option)
+      expect(await captureCli(['bench', option, value, '--storage-layout', 'file', '--storage-dir', folder])).to.include({ code: 2 }).and.have.property('stderr').that.includes(option)
     })
   }
 })
 
+describe('steps of a round', () => {
+  it('are those asked for, and what they need', () => {
+    expect([...measuredSteps(['one-batch', 'churn', 'get'])]).to.have.members(['one-batch-write', 'one-batch-read', 'get'])
+    expect([...ownSteps(measuredSteps(['lookup']))]).to.have.members(['lookup', 'write'])
+    expect([...ownSteps(measuredSteps(['set']))]).to.deep.equal(['set'])
+    expect([...limitSteps(measuredSteps(['set', 'get', 'mix', 'lookup']))]).to.have.members(['write', 'read'])
+  })
+})
+
+describe('stamped buffers', () => {
+  it('tell whose page they hold, and count every wrong byte', () => {
+    const bytes = new Uint8Array(4096)
+    const stamped = new StampedBuffers([bytes], 4096)
+    const mine = StampedBuffers.stamp(1, 0, 7)
+    stamped.fill(() => 3)
+    stamped.stamp(0, mine)
+    expect(stamped.has(0, mine)).to.equal(true)
+    expect(stamped.has(0, StampedBuffers.stamp(1, 0, 8))).to.equal(false)
+    expect(stamped.wrongBytes(0, 3, mine)).to.equal(0)
+    bytes[2000]! ^= 1
+    bytes[2001]! ^= 1
+    expect(stamped.wrongBytes(0, 3, mine)).to.equal(2)
+    expect(stamped.wrongBytes(0, 4, mine)).to.be.greaterThan(1000)
+    stamped.clear()
+    expect(stamped.has(0, mine)).to.equal(false)
+  })
+})
+
 describe('interleaved rounds', () => {
   class FakeArm implements BenchArm {
-    constructor(readonly name: string, private readonly calls: string[], private readonly seconds: (round: number) => number = () => 1) {}
+    readonly steps: ReadonlySet<BenchOp>
 
-    async write(round: number): Promise<ArmSample> { return await this.call('write', round) }
-    async read(round: number): Promise<ArmSample> { return await this.call('read', round) }
+    constructor(
+      readonly name: string, private readonly calls: string[], private readonly seconds: (round: number) => number = () => 1, steps: readonly BenchOp[] = ['read', 'write'],
+    ) { this.steps = new Set(steps) }
+
     async discard(round: number): Promise<void> {
       this.calls.push(`discard ${this.name}${round}`)
       await Promise.resolve()
     }
 
-    private async call(op: string, round: number): Promise<ArmSample> {
+    async run(op: BenchOp, round: number): Promise<ArmSample> {
       this.calls.push(`${op} ${this.name}${round}`)
       await Promise.resolve()
       return { bytes: 2 ** 20, seconds: this.seconds(round), cpuSeconds: 0.5, latencyUs: Float64Array.of(round) }
@@ -75,7 +157,7 @@ describe('interleaved rounds', () => {
   it('run every arm once a round, writes before reads, each round with another one first', async () => {
     const calls: string[] = []
     const arms = ['a', 'b', 'c'].map(name => new FakeArm(name, calls))
-    await new InterleavedRounds(arms).run({ rounds: 2, ops: ['read', 'write'], optional: new Set() })
+    await new InterleavedRounds(arms).run({ rounds: 2, optional: new Set() })
     expect(calls.filter(call => !call.startsWith('discard')).map(call => call.split(' ')[1])).to.deep.equal([
       'a0', 'b0', 'c0', 'a0', 'b0', 'c0', 'b1', 'c1', 'a1', 'b1', 'c1', 'a1', 'c2', 'a2', 'b2', 'c2', 'a2', 'b2',
     ])
@@ -84,15 +166,16 @@ describe('interleaved rounds', () => {
 
   it('count no warming up, and compare within each round', async () => {
     // The device halves its speed in round 2: within each round the ratio stays what it is.
-    const slow = new FakeArm('slow', [], round => [100, 2, 4, 2.5][round]!)
-    const fast = new FakeArm('fast', [], round => [1, 1, 2, 1][round]!)
+    const slow = new FakeArm('slow', [], round => [100, 2, 4, 2.5][round]!, ['write'])
+    const fast = new FakeArm('fast', [], round => [1, 1, 2, 1][round]!, ['write'])
     const rounds = new InterleavedRounds([slow, fast])
-    await rounds.run({ rounds: 3, ops: ['write'], optional: new Set() })
+    await rounds.run({ rounds: 3, optional: new Set() })
     const summary = rounds.summary(slow, 'write')!
     expect(summary.rounds).to.equal(3)
     expect(summary.mibPerSecond).to.equal(0.4)
     expect(summary.ratioTo(rounds.summary(fast, 'write')!)).to.deep.equal({ median: 0.5, min: 0.4, max: 0.5 })
     expect(summary.cpuSecondsPerGib).to.equal(512)
+    expect(summary.ratioTo(rounds.summary(fast, 'write')!, measures.p99).median).to.equal(1)
     expect(rounds.summary(slow, 'read')).to.equal(undefined)
   })
 
@@ -102,12 +185,12 @@ describe('interleaved rounds', () => {
     const bad = broken('bad')
     const leftOut: string[] = []
     const rounds = new InterleavedRounds([bad, good])
-    await rounds.run({ rounds: 1, ops: ['read', 'write'], optional: new Set([bad]), onLeftOut: arm => leftOut.push(arm.name) })
+    await rounds.run({ rounds: 1, optional: new Set([bad]), onLeftOut: arm => leftOut.push(arm.name) })
     expect(leftOut).to.deep.equal(['bad'])
     expect(rounds.summary(good, 'read')!.rounds).to.equal(1)
     const needed = broken('needed')
     let error: unknown
-    await new InterleavedRounds([needed]).run({ rounds: 1, ops: ['write'], optional: new Set() }).catch((reason: unknown) => { error = reason })
+    await new InterleavedRounds([needed]).run({ rounds: 1, optional: new Set() }).catch((reason: unknown) => { error = reason })
     expect(error).to.have.property('message', 'not here')
   })
 

@@ -2,11 +2,14 @@ import { cpus, release, totalmem } from 'node:os'
 import type { NativeAddon, DirectoryReport } from '../../transfer/native-binding.js'
 import { loadAddon } from '../../transfer/load-addon.js'
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
-import { formatBytes, formatDuration, formatMicroseconds } from '../format.js'
+import { formatBytes } from '../format.js'
 import { STORE_OPTIONS } from '../store-options.js'
-import { table, wrap, type Style } from '../style.js'
+import { table } from '../style.js'
+import { peerSteps } from '../workload/bench-arm.js'
 import { BenchPlan } from '../workload/bench-plan.js'
-import type { BenchReport, PeerReport, RunReport } from '../workload/bench-report.js'
+import { emptyReport } from '../workload/bench-report.js'
+import { BenchTables } from '../workload/bench-tables.js'
+import { ChurnBench } from '../workload/churn-bench.js'
 import { PageSizeBench } from '../workload/page-size-bench.js'
 import { WorkDirectory } from '../workload/work-directory.js'
 
@@ -16,33 +19,46 @@ export const usage = ''
 
 export const options: OptionSpecs = {
   ...STORE_OPTIONS,
+  layout: { type: 'string', value: 'LIST', help: 'Layouts, with commas between: file, segment. Default: that of --storage-layout, else the store\'s own default.' },
+  engine: { type: 'string', value: 'LIST', help: 'Engines, with commas between: auto, io_uring, aio, posix_aio. Default: auto, which is what the configuration says.' },
+  workers: { type: 'string', value: 'LIST', help: 'Worker threads, with commas between, 1 to 64 each. Default: 2.' },
+  capacity: { type: 'string', value: 'SIZE', help: 'Bytes of a store of the segment layout. Default: two and a half times what a round writes into it.' },
   dir: { type: 'string', value: 'DIR', help: 'Work in exactly this directory, instead of in a fresh one inside --storage-dir.' },
-  'page-bytes': { type: 'string', value: 'LIST', help: 'Page sizes, with commas between. Default: 64k,256k,1m,4m.' },
+  'page-bytes': { type: 'string', value: 'LIST', help: 'Page sizes, with commas between. Default: 64k,1m.' },
   batch: { type: 'string', value: 'LIST', help: 'Pages of one call, with commas between. Default: 32 MiB worth of pages, at most 128.' },
   'in-flight': { type: 'string', value: 'N', help: 'Calls at once, 1 to 64. Default: 3.' },
-  ops: { type: 'string', value: 'LIST', help: 'read, write or both. Default: read,write.' },
-  rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 9; one more comes first, unmeasured.' },
-  bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 256MiB.' },
+  ops: { type: 'string', value: 'LIST', help: 'write, read, set, get, one-batch, mix, lookup, churn; see below. Default: write,read.' },
+  rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 5; one more comes first, unmeasured.' },
+  bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 128MiB, or three calls for each one in flight where that is more.' },
+  'write-load': { type: 'string', value: 'SIZE', help: 'mix: bytes that are being written at any time. Default: what the calls in flight hold. 0: none.' },
+  'reads-in-flight': { type: 'string', value: 'N', help: 'mix: pages that are being read at any time, 1 to 256. Default: 4.' },
+  lookups: { type: 'string', value: 'N', help: 'lookup: keys asked for in a round. Default: 1000000; each page once in the file layout.' },
+  evictions: { type: 'string', value: 'N', help: 'churn: pages given up before the last pass. Default: 100000.' },
   threads: { type: 'string', value: 'N', help: 'Native threads of the store, of all workers together; the C++ loop runs on as many. Default: 16.' },
   'zero-copy': { type: 'boolean', help: 'Only arena memory as source and target.' },
   copying: { type: 'boolean', help: 'Only ordinary memory as source and target. Default: both.' },
-  only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs. Default: all. Memory is told apart best with hicache alone.' },
+  only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs, lmdb, ring. Default: all. Memory is told apart best with hicache alone.' },
   checksum: { type: 'string', choices: ['on', 'off'], help: 'on: pages are always checked; there is no other way to read them.' },
   quick: { type: 'boolean', help: 'A try in a few seconds: 64 KiB pages, 2 rounds of 8 MiB. Not for figures.' },
 }
 
-export const details = `Every round runs each contestant once, in an order that changes from round to round: this package with arena memory (zero copy) and with ordinary memory; the \
-device's limit (one native ring over one large file); a C++ loop over files as this layout writes them, on as many threads; fs.promises with a temporary name and a rename, with O_DIRECT and \
-through the page cache. Figures are medians over the rounds; a ratio is the median of the rounds' own ratios, with the smallest and the largest beside it.
+export const details = `Every round runs each contestant once, in an order that changes from round to round: this package with arena memory (zero copy) and with ordinary memory, a store \
+for each layout, engine and number of workers; the device's limit (one native ring over one large file); a C++ loop that makes a file a page, on as many threads as the store has; fs.promises \
+with a temporary name and a rename, with O_DIRECT and through the page cache; lmdb, where that package is installed, as it comes and without synchronisation. Figures are medians over the rounds; a \
+ratio is the median of the rounds' own ratios, with the smallest and the largest beside it.
 
-Each round stores new pages under new names and reads those; removing them (at the end, where there is room), making contents and touching the memory are not timed. A page's time is that \
-from handing it over until its outcome is known: pages of one batch share the time of the call. Reads of fs-promises come from the page cache: they never \
-meet the device.`
+write and read move batches; set and get move single pages, a batch of them in one turn of the event loop; one-batch has one call in flight. mix reads single pages while batches are being \
+written, beside a C++ ring (ring) that does the same. lookup asks batchExists() for page hashes. churn (segment layout) fills a store, passes over it once, evicts --evictions pages and \
+passes over it again, the device's limit in between.
 
-/** Rounds keep the pages of every contestant until its end: at most the two of this package for each batch size, and four others. */
-const PEERS_MAX = 4
+A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were. Every page that is read is checked, a stamp of each and \
+all bytes of the last ones. Making contents, touching the memory and removing files (at the end, where there is room) are not timed. A page's time is that from handing it over \
+until its outcome is known: pages of one batch share the time of the call. What is read through the page cache never meets the device.`
+
 /** Records, folders, and what the file system itself takes. */
 const SPACE_FACTOR = 1.15
+/** What removes itself only at the end: contestants that keep pages beside those of this package. */
+const PEER_STORES = { loop: 1, fs: 2, lmdb: 2 } as const
 
 export async function run(context: CommandContext): Promise<number> {
   const given = context.options
@@ -51,34 +67,55 @@ export async function run(context: CommandContext): Promise<number> {
   const directory = await WorkDirectory.make({ exact: given.string('dir'), parents: given.strings('storage-dir').slice(0, 1), prefix: 'hicache-bench-' })
   const where = directory.paths[0]!
   const started = performance.now()
+  const folders = plan.pageBytes.flatMap(bytes => [`pages-${bytes}`, `churn-${bytes}`])
   try {
     const report = await addon.probeDirectory(where)
-    const roundBytes = plan.pageBytes.map(bytes => Math.ceil(Math.max(plan.bytes, bytes) * (PEERS_MAX + plan.batchesFor(bytes).length * plan.zeroCopy.length) * SPACE_FACTOR))
-    await directory.requireSpace(Math.max(...roundBytes), 'the benchmark')
+    const space = plan.pageBytes.map(bytes => spaceOf(plan, bytes))
+    await directory.requireSpace(Math.max(...space.map(({ round, fixed, churn }) => Math.max(round + fixed, churn))), 'the benchmark')
     // ext4 leaves the numbers of removed files alone for minutes and, for every new file, looks through all it has to skip: removing pages between
     // rounds makes all contestants slower from round to round. So they stay, where there is room.
-    const keep = roundBytes.reduce((sum, bytes) => sum + bytes, 0) * (plan.rounds + 1) < await directory.freeBytes() / 2
+    const keep = space.reduce((sum, { round, fixed }) => sum + round * (plan.rounds + 1) + fixed, 0) < await directory.freeBytes() / 2
 
-    const steps = plan.pageBytes.reduce((sum, pageBytes) => sum + PageSizeBench.steps(plan, pageBytes, report.direct), 0)
+    const churns = plan.ops.includes('churn')
+    const steps = plan.pageBytes.reduce((sum, pageBytes) => sum + PageSizeBench.steps(plan, pageBytes, report.direct) + (churns ? ChurnBench.steps(plan) : 0), 0)
     const progress = context.progress({ label: 'bench', total: steps, unit: 'steps' })
-    const all: { runs: RunReport[]; peers: PeerReport[] } = { runs: [], peers: [] }
+    const all = emptyReport()
     if (!context.json) await context.output.write(head(context, plan, report))
     try {
       for (const pageBytes of plan.pageBytes) {
-        const one = await new PageSizeBench({ context, plan, bench: addon.bench, directory: where, direct: report.direct, pageBytes, progress, keep }).run()
-        if (!keep) await directory.empty(`pages-${pageBytes}`)
-        all.runs.push(...one.runs)
-        all.peers.push(...one.peers)
+        const about = { context, plan, bench: addon.bench, directory: where, direct: report.direct, pageBytes, progress, keep }
+        if (plan.measured.size > 0) {
+          const one = await new PageSizeBench(about).run()
+          for (const part of ['runs', 'peers', 'lookups', 'leftOut'] as const) (all[part] as unknown[]).push(...one[part])
+          if (!keep) await directory.empty(`pages-${pageBytes}`)
+        }
+        if (churns) {
+          all.churn.push(...await new ChurnBench(about).run())
+          await directory.empty(`churn-${pageBytes}`)
+        }
       }
     } finally {
       progress.finish()
     }
     if (context.json) await context.output.json({ machine: machine(report, addon, plan, keep), ...all })
-    else await context.output.write(`${tables(context.style, plan, all)}${foot(context.style, all, (performance.now() - started) / 1000)}`)
+    else await context.output.write(new BenchTables(context.style, plan, all).text((performance.now() - started) / 1000))
     return ExitCode.done
   } finally {
-    for (const pageBytes of plan.pageBytes) await directory.empty(`pages-${pageBytes}`)
+    for (const folder of folders) await directory.empty(folder)
     await directory.remove()
+  }
+}
+
+/** Bytes that pages of one size take: what every round adds, what is there once, and what churn takes afterwards. */
+function spaceOf(plan: BenchPlan, pageBytes: number): { round: number; fixed: number; churn: number } {
+  const bytes = plan.pagesFor(pageBytes) * pageBytes
+  const ours = plan.only.has('hicache') && plan.measured.size > 0 ? plan.stores : []
+  const count = (layout: string): number => ours.filter(store => store.layout === layout).length
+  const peers = peerSteps(plan.measured).size === 0 ? 0 : Object.entries(PEER_STORES).reduce((sum, [peer, stores]) => sum + (plan.only.has(peer as keyof typeof PEER_STORES) ? stores : 0), 0)
+  return {
+    round: (peers * bytes + count('file') * plan.roundBytes(pageBytes)) * SPACE_FACTOR,
+    fixed: (bytes + count('segment') * plan.capacityFor(pageBytes)) * SPACE_FACTOR,
+    churn: plan.ops.includes('churn') ? (bytes + plan.stores.length * plan.churnCapacity(pageBytes)) * SPACE_FACTOR : 0,
   }
 }
 
@@ -87,83 +124,20 @@ function machine(report: DirectoryReport, addon: NativeAddon, plan: BenchPlan, k
   return {
     cpu: processors[0]?.model.trim() ?? 'unknown', cores: processors.length, memoryBytes: totalmem(), kernel: release(), node: process.version,
     directory: report.realPath, fileSystem: report.fileSystem, direct: report.direct, crc64: addon.crc64Kernel,
-    rounds: plan.rounds, bytesPerRound: plan.bytes, removedBetweenRounds: !keep, date: new Date().toISOString(),
+    rounds: plan.rounds, bytesPerRound: Object.fromEntries(plan.pageBytes.map(bytes => [bytes, plan.pagesFor(bytes) * bytes])), removedBetweenRounds: !keep,
+    // In the kernel's KiB: of the whole run, whatever it did.
+    peakRssBytes: process.resourceUsage().maxRSS * 1024, date: new Date().toISOString(),
   }
 }
 
 function head({ style }: CommandContext, plan: BenchPlan, report: DirectoryReport): string {
   const processors = cpus()
-  return `${style.bold('Benchmark of the file layout')}\n` + table([
+  const unique = (values: readonly (string | number)[]): string => [...new Set(values)].join(', ')
+  const bytes = unique(plan.pageBytes.map(size => formatBytes(plan.pagesFor(size) * size)))
+  return `${style.bold('Benchmark')}\n` + table([
     ['machine', `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown processor'}, Linux ${release()}, Node ${process.version}`],
     ['directory', `${report.realPath}, ${report.fileSystem}, ${report.direct ? 'O_DIRECT' : `no O_DIRECT (${report.directReason})`}`],
-    ['rounds', `${plan.rounds} of ${formatBytes(plan.bytes)} per contestant, interleaved; ${plan.workers} workers, ${plan.inFlight} calls in flight`],
+    ['stores', `layout ${unique(plan.stores.map(store => store.layout))}; engine ${unique(plan.stores.map(store => store.engine))}; ${unique(plan.stores.map(store => store.workers))} workers`],
+    ['rounds', `${plan.rounds} of ${bytes} per contestant, interleaved; ${plan.inFlight} calls in flight`],
   ], 'll', '  ')
-}
-
-/** Columns of full blocks: the eye compares lengths faster than figures. */
-const BAR_WIDTH = 20
-
-interface Row {
-  readonly label: string
-  readonly ours: boolean
-  readonly figures: RunReport | PeerReport
-  readonly toLoop: number | null
-}
-
-function tables(style: Style, plan: BenchPlan, { runs, peers }: BenchReport): string {
-  let text = ''
-  for (const op of plan.ops) {
-    for (const pageBytes of plan.pageBytes) {
-      const rows: Row[] = []
-      const here = <T extends RunReport | PeerReport>(all: readonly T[]): T[] => all.filter(one => one.op === op && one.pageBytes === pageBytes)
-      for (const peer of here(peers).filter(({ name: peerName }) => peerName === 'device-limit')) rows.push({ label: LABELS[peer.name]!, ours: false, figures: peer, toLoop: null })
-      for (const run of here(runs)) {
-        rows.push({ label: `hicache-nixl, ${run.zeroCopy ? 'zero copy' : 'copying'}, ${run.batch} pages`, ours: true, figures: run, toLoop: run.ratioToCppLoop })
-      }
-      for (const peer of here(peers).filter(({ name: peerName }) => peerName !== 'device-limit')) rows.push({ label: LABELS[peer.name] ?? peer.name, ours: false, figures: peer, toLoop: null })
-      if (rows.length === 0) continue
-      const engine = here(runs)[0]?.engine
-      text += `\n${style.bold(`${op === 'read' ? 'Read' : 'Write'} ${formatBytes(pageBytes)} pages`)}${engine === undefined ? '' : style.dim(`, engine ${engine}`)}\n`
-      text += sizeTable(style, rows)
-    }
-  }
-  return text
-}
-
-const LABELS: Readonly<Record<string, string>> = {
-  'device-limit': 'device limit',
-  'cpp-loop': 'C++ loop, same files',
-  'fs-promises-direct': 'fs.promises, O_DIRECT',
-  'fs-promises': 'fs.promises, page cache',
-}
-
-function sizeTable(style: Style, rows: readonly Row[]): string {
-  const fastest = Math.max(...rows.map(({ figures }) => figures.mibPerSecond))
-  const ratio = (value: number | null): string => value === null ? '-' : value.toFixed(2)
-  const cells = rows.map(({ label, ours, figures, toLoop }) => {
-    const mark = (text: string): string => ours ? style.bold(text) : text
-    const range = figures.ratioToLimit === null || figures.ratioToLimit === 1 ? '' : style.dim(`${ratio(figures.ratioMin)} to ${ratio(figures.ratioMax)}`)
-    const bar = '\u2588'.repeat(Math.max(1, Math.round(figures.mibPerSecond / fastest * BAR_WIDTH)))
-    return [
-      mark(label), mark(Math.round(figures.mibPerSecond).toLocaleString('en-US')), mark(ratio(figures.ratioToLimit)), range, ratio(toLoop),
-      figures.cpuSecondsPerGib.toFixed(2), formatMicroseconds(figures.p50Us), formatMicroseconds(figures.p99Us), ours ? style.green(bar) : style.dim(bar),
-    ]
-  })
-  const titles = ['', 'MiB/s', 'of limit', 'rounds', 'of C++', 'CPU s/GiB', 'p50', 'p99', ''].map(title => style.dim(title))
-  return table([titles, ...cells], 'lrrlrrrrl', '  ')
-}
-
-function foot(style: Style, { runs }: BenchReport, seconds: number): string {
-  const rows: string[][] = []
-  if (runs.length > 0) {
-    const longest = Math.max(...runs.map(run => run.longestCallbackMs))
-    const fullest = runs.reduce((most, run) => run.peakRssBytes - run.arenaBytes > most.peakRssBytes - most.arenaBytes ? run : most)
-    const stall = Math.max(...runs.map(run => run.longestStallMs))
-    rows.push(['main thread', `held up by a callback for ${longest.toFixed(1)} ms at most (${stall.toFixed(1)} ms with the wait for a core)`])
-    rows.push(['memory', `${formatBytes(fullest.peakRssBytes)} resident at most, ${formatBytes(fullest.arenaBytes)} of it arena; buffers of the other contestants count too (--only hicache leaves them out)`])
-  }
-  rows.push(['time', formatDuration(seconds)])
-  const note = 'Medians of the rounds; "of limit" is the median of the rounds\' own ratios to the device limit, with the smallest and largest beside it. ' +
-    'A page\'s time is that of its call. fs.promises through the page cache writes to memory and reads from it: the device has no part in it.'
-  return `\n${table(rows, 'll', '  ')}\n${style.dim(wrap(note, 100))}\n`
 }

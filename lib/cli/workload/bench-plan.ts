@@ -1,65 +1,95 @@
 import type { Options } from '../command.js'
 import { parseBytes } from '../format.js'
 import { UsageError } from '../usage-error.js'
-import type { BenchOp } from './bench-arm.js'
+import { measuredSteps, OPS, ownSteps, type BenchOp, type RequestedOp } from './bench-arm.js'
 
 const MIB = 2 ** 20
 const BLOCK_BYTES = 4096
 const BATCH_BYTES = 32 * MIB
 const BATCH_PAGES_MAX = 128
+/** Of calls in a round, for each that is in flight: fewer, and beginning and end weigh more than the middle. */
+const CALLS_A_LANE = 3
+/** A store that holds less than this over its rounds' own pages would have to choose which of them it keeps. */
+const CAPACITY_FACTOR = 2.5
+const CAPACITY_MIN = 128 * MIB
+const WRITING_STEPS: readonly BenchOp[] = ['write', 'set', 'one-batch-write', 'mix']
 
-export const CONTESTANTS = ['hicache', 'limit', 'loop', 'fs'] as const
+export const CONTESTANTS = ['hicache', 'limit', 'loop', 'fs', 'lmdb', 'ring'] as const
 export type Contestant = typeof CONTESTANTS[number]
+
+export const LAYOUTS = ['file', 'segment'] as const
+export type Layout = typeof LAYOUTS[number]
+/** Until the segment layout is the store's own default. */
+const DEFAULT_LAYOUT: Layout = 'file'
+
+export const ENGINES = ['auto', 'io_uring', 'aio', 'posix_aio'] as const
+export type Engine = typeof ENGINES[number]
+
+/** One way to open a store. */
+export interface StoreKind {
+  readonly layout: Layout
+  readonly engine: Engine
+  readonly workers: number
+}
 
 /** What the options of `bench` ask for. Throws UsageError for what they cannot mean. */
 export class BenchPlan {
   readonly pageBytes: readonly number[]
   readonly inFlight: number
-  readonly ops: readonly BenchOp[]
+  readonly ops: readonly RequestedOp[]
+  /** What is measured in the rounds. */
+  readonly measured: ReadonlySet<BenchOp>
+  readonly stores: readonly StoreKind[]
   readonly rounds: number
-  /** Bytes of one contestant in one round, as asked for; whole batches are moved. */
-  readonly bytes: number
   /** Native threads per directory, of all workers together; null: the cache's own default. */
   readonly threads: number | null
-  readonly workers: number
   readonly zeroCopy: readonly boolean[]
   readonly only: ReadonlySet<Contestant>
+  /** Of a mix: bytes that are being written at any time (null: as many as `inFlight` batches have), and pages that are being read. */
+  readonly writeLoad: number | null
+  readonly readsInFlight: number
+  /** Keys that a lookup run asks for in a round. */
+  readonly lookups: number
+  /** Pages that a store gives up between the first and the last pass of `churn`. */
+  readonly evictions: number
+  private readonly bytes: number | null
+  private readonly quick: boolean
+  private readonly capacity: number | null
   private readonly batches: readonly number[]
 
   constructor(options: Options) {
-    const quick = options.flag('quick')
+    this.quick = options.flag('quick')
     if (options.string('checksum') === 'off') {
-      throw new UsageError('--checksum off is not offered', 'A page is always checked when it is read; what checking costs shows beside the limit and the C++ loop.')
+      throw new UsageError('--checksum off is not offered', 'A page is always checked when it is read; what checking costs shows beside the limit.')
     }
-    this.pageBytes = list(options, 'page-bytes', quick ? '64k' : '64k,256k,1m,4m').map(text => {
+    this.pageBytes = list(options, 'page-bytes', this.quick ? '64k' : '64k,1m').map(text => {
       const bytes = parseBytes(text)
       if (bytes === undefined || bytes < BLOCK_BYTES || bytes > 256 * MIB || bytes % BLOCK_BYTES !== 0) {
         throw new UsageError(`option --page-bytes: a page is a multiple of ${BLOCK_BYTES} bytes, at most 256 MiB; found "${text}"`)
       }
       return bytes
     })
-    this.batches = list(options, 'batch', '').map(text => {
-      const pages = /^\d+$/.test(text) ? Number(text) : 0
-      if (pages < 1 || pages > 4096) throw new UsageError(`option --batch: a batch has 1 to 4096 pages; found "${text}"`)
-      return pages
-    })
-    this.ops = [...new Set(list(options, 'ops', 'read,write').map(text => {
-      if (text !== 'read' && text !== 'write') throw new UsageError(`option --ops: read or write; found "${text}"`)
-      return text
-    }))]
-    this.only = new Set(list(options, 'only', CONTESTANTS.join(',')).map(text => {
-      const contestant = CONTESTANTS.find(known => known === text)
-      if (contestant === undefined) throw new UsageError(`option --only: ${CONTESTANTS.join(', ')}; found "${text}"`)
-      return contestant
-    }))
+    this.batches = list(options, 'batch', '').map(text => wholeNumber(text, 'batch', 'a batch has 1 to 4096 pages', 4096))
+    this.ops = oneOf(options, 'ops', 'write,read', OPS)
+    this.measured = measuredSteps(this.ops)
+    this.only = new Set(oneOf(options, 'only', CONTESTANTS.join(','), CONTESTANTS))
+    const layouts = oneOf(options, 'layout', options.string('storage-layout') ?? DEFAULT_LAYOUT, LAYOUTS)
+    const engines = oneOf(options, 'engine', 'auto', ENGINES)
+    const workers = list(options, 'workers', '2').map(text => wholeNumber(text, 'workers', '1 to 64', 64))
+    this.stores = layouts.flatMap(layout => engines.flatMap(engine => workers.map(count => ({ layout, engine, workers: count }))))
     this.inFlight = options.integer('in-flight', { min: 1, max: 64 }) ?? 3
-    this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (quick ? 2 : 9)
-    this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? (quick ? 8 : 256) * MIB
+    this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 5)
+    this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? null
     this.threads = options.integer('threads', { min: 1, max: 64 }) ?? null
-    this.workers = options.integer('workers', { min: 1, max: 64 }) ?? 2
+    this.capacity = options.bytes('capacity', { min: MIB }) ?? null
+    this.writeLoad = options.bytes('write-load') ?? null
+    this.readsInFlight = options.integer('reads-in-flight', { min: 1, max: 256 }) ?? 4
+    this.lookups = options.integer('lookups', { min: 1, max: 1e9 }) ?? (this.quick ? 10_000 : 1_000_000)
+    this.evictions = options.integer('evictions', { min: 1, max: 1e9 }) ?? (this.quick ? 100 : 100_000)
     const zeroCopy = options.flag('zero-copy')
     const copying = options.flag('copying')
     this.zeroCopy = zeroCopy === copying ? [true, false] : [zeroCopy]
+    if (this.ops.includes('churn') && !layouts.includes('segment')) throw new UsageError('option --ops: churn is for the segment layout', 'Add --layout segment.')
   }
 
   /** Batch sizes for pages of this size: as asked for, else as many pages as make 32 MiB, at most 128. */
@@ -67,12 +97,53 @@ export class BenchPlan {
     return this.batches.length > 0 ? this.batches : [Math.max(1, Math.min(BATCH_PAGES_MAX, Math.floor(BATCH_BYTES / pageBytes)))]
   }
 
-  /** Pages that each contestant moves in a round. */
-  pagesFor(pageBytes: number): number { return Math.max(1, Math.floor(this.bytes / pageBytes)) }
+  /** Pages that each contestant moves in a round: as many bytes as asked for, else 128 MiB, or more where a round would have too few calls. */
+  pagesFor(pageBytes: number): number {
+    const calls = this.inFlight * CALLS_A_LANE * Math.max(...this.batchesFor(pageBytes))
+    const pages = this.bytes !== null ? Math.floor(this.bytes / pageBytes) : this.quick ? Math.floor(8 * MIB / pageBytes) : Math.max(Math.floor(128 * MIB / pageBytes), calls)
+    return Math.max(1, pages)
+  }
+
+  /** Pages of a mix that are being written at any time, by as many calls as are in flight elsewhere. */
+  mixWrites(pageBytes: number, batch: number): number {
+    const most = this.inFlight * batch
+    if (this.writeLoad === null) return most
+    return this.writeLoad === 0 ? 0 : Math.min(most, Math.max(1, Math.floor(this.writeLoad / pageBytes)))
+  }
+
+  /** Bytes that one store of this page size is written in a round. */
+  roundBytes(pageBytes: number): number {
+    const steps = ownSteps(this.measured)
+    return WRITING_STEPS.filter(step => steps.has(step)).length * this.batchesFor(pageBytes).length * this.zeroCopy.length * this.pagesFor(pageBytes) * pageBytes
+  }
+
+  /** Bytes of a store of the segment layout: the rounds' pages, and so much more that a policy does not have to choose among them. */
+  capacityFor(pageBytes: number): number {
+    return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, this.roundBytes(pageBytes) * CAPACITY_FACTOR) / MIB) * MIB
+  }
+
+  /** Bytes of the store that `churn` wears out: so that one pass over it is about all rounds. */
+  churnCapacity(pageBytes: number): number {
+    return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, this.rounds * this.pagesFor(pageBytes) * pageBytes) / MIB) * MIB
+  }
 }
 
 function list(options: Options, name: string, otherwise: string): string[] {
   const items = (options.string(name) ?? otherwise).split(',').map(item => item.trim().toLowerCase()).filter(item => item !== '')
   if (items.length === 0 && options.string(name) !== undefined) throw new UsageError(`option --${name} is empty`)
   return [...new Set(items)]
+}
+
+function oneOf<T extends string>(options: Options, name: string, otherwise: string, known: readonly T[]): T[] {
+  return list(options, name, otherwise).map(text => {
+    const found = known.find(value => value === text)
+    if (found === undefined) throw new UsageError(`option --${name}: ${known.slice(0, -1).join(', ')} or ${known.at(-1)!}; found "${text}"`)
+    return found
+  })
+}
+
+function wholeNumber(text: string, name: string, what: string, max: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : 0
+  if (value < 1 || value > max) throw new UsageError(`option --${name}: ${what}; found "${text}"`)
+  return value
 }

@@ -7,23 +7,21 @@ export interface DeviceLimitArmOptions {
   readonly pageBytes: number
   readonly pages: number
   readonly queueDepth: number
+  readonly steps: ReadonlySet<BenchOp>
 }
 
 /** What the device gives at most: one native ring over one large file that was written before. No names, no checks, no JavaScript. */
 export class DeviceLimitArm implements BenchArm {
   readonly name = 'device-limit'
+  readonly steps: ReadonlySet<BenchOp>
 
-  constructor(private readonly options: DeviceLimitArmOptions) {}
+  constructor(private readonly options: DeviceLimitArmOptions) { this.steps = options.steps }
 
-  async write(): Promise<ArmSample> { return await this.run('write') }
-
-  async read(): Promise<ArmSample> { return await this.run('read') }
+  async run(op: BenchOp): Promise<ArmSample> {
+    const { bench, directory, pageBytes, pages, queueDepth } = this.options
+    return await bench.deviceLimit({ directory, op: op === 'read' ? 'read' : 'write', pageBytes, bytes: pageBytes * pages, queueDepth })
+  }
 
   /** The file stays for the next round: laying it out anew would be measured as well. */
   async discard(): Promise<void> { /* it goes with its directory */ }
-
-  private async run(op: BenchOp): Promise<ArmSample> {
-    const { bench, directory, pageBytes, pages, queueDepth } = this.options
-    return await bench.deviceLimit({ directory, op, pageBytes, bytes: pageBytes * pages, queueDepth })
-  }
 }

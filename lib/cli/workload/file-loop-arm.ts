@@ -10,27 +10,25 @@ export interface FileLoopArmOptions {
   readonly pages: number
   readonly threads: number
   readonly direct: boolean
+  readonly steps: ReadonlySet<BenchOp>
 }
 
 /** The file layout's work as a plain C++ loop: the same files with the same record block and the same way to a name, on as many threads, and nothing above them. */
 export class FileLoopArm implements BenchArm {
   readonly name = 'cpp-loop'
+  readonly steps: ReadonlySet<BenchOp>
 
-  constructor(private readonly options: FileLoopArmOptions) {}
+  constructor(private readonly options: FileLoopArmOptions) { this.steps = options.steps }
 
-  async write(round: number): Promise<ArmSample> { return await this.run('write', round) }
-
-  async read(round: number): Promise<ArmSample> { return await this.run('read', round) }
+  async run(op: BenchOp, round: number): Promise<ArmSample> {
+    const { bench, pageBytes, pages, threads, direct } = this.options
+    const directory = this.folder(round)
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    return await bench.fileLoop({ directory, op: op === 'read' ? 'read' : 'write', pageBytes, pages, threads, direct, replace: false })
+  }
 
   async discard(round: number): Promise<void> { await rm(this.folder(round), { recursive: true, force: true }) }
 
   /** Each round has a directory of its own: the loop's names are the same every time. */
   private folder(round: number): string { return join(this.options.directory, `round-${round}`) }
-
-  private async run(op: BenchOp, round: number): Promise<ArmSample> {
-    const { bench, pageBytes, pages, threads, direct } = this.options
-    const directory = this.folder(round)
-    await mkdir(directory, { recursive: true, mode: 0o700 })
-    return await bench.fileLoop({ directory, op, pageBytes, pages, threads, direct, replace: false })
-  }
 }

@@ -1,12 +1,14 @@
 import { createHash } from 'node:crypto'
 import { HiCacheError } from '../../error.js'
-import type { HiCacheNixl, ReadOutcome, Source, WriteOutcome } from '../../index.js'
-import type { ArmSample, BenchArm } from './bench-arm.js'
+import type { HiCacheNixl, ReadOutcome, Source, Target, WriteOutcome } from '../../index.js'
+import type { ArmSample, BenchArm, BenchOp } from './bench-arm.js'
 import { MainThreadWatch } from './main-thread-watch.js'
-import { PageContent } from './page-content.js'
+import { StampedBuffers } from './stamped-buffers.js'
 
 /** How often resident memory is looked at while an arm runs. */
 const RSS_EVERY_MS = 25
+/** Calls that ask whether pages are there, while none of it is timed. */
+const PRESENCE_CALLS = 256
 
 export interface HiCacheArmOptions {
   readonly name: string
@@ -16,90 +18,344 @@ export interface HiCacheArmOptions {
   /** Pages of one call, and calls at once. */
   readonly batch: number
   readonly inFlight: number
-  /** At least batch x inFlight of them: arena tensors (zero copy) or ordinary memory (one copy). Each is source and target of many pages. */
-  readonly buffers: readonly Source[]
+  /** batch x inFlight of them, and those of a mix's reads: arena tensors (zero copy) or ordinary memory (one copy). Each is source and target of many pages. */
+  readonly buffers: readonly Target[]
   /** The bytes of the same buffers. */
   readonly bytes: readonly Uint8Array[]
+  /** The store makes room itself (segment layout): nothing is removed here, and a page of this round may have gone already. */
+  readonly recycles: boolean
+  /** Of a mix: pages written at once in all, and pages read at once, one a call. */
+  readonly mix: { readonly writes: number; readonly reads: number }
+  /** Keys to look up in a round. */
+  readonly lookups: number
+  readonly steps: ReadonlySet<BenchOp>
 }
+
+/** Pages of one call, with the buffer of each. */
+interface Call {
+  readonly number: number
+  readonly entries: (readonly [string, Target])[]
+  readonly pages: number[]
+  readonly firstBuffer: number
+}
+
+/** Pages are told apart by what wrote them. */
+const KINDS = ['write', 'set', 'one-batch-write', 'mix'] as const
+type Kind = typeof KINDS[number]
 
 /** This package, through its public calls. */
 export class HiCacheArm implements BenchArm {
   readonly name: string
-  private readonly content: PageContent
+  readonly steps: ReadonlySet<BenchOp>
+  private readonly stamped: StampedBuffers
   private readonly watch = new MainThreadWatch()
 
   constructor(private readonly options: HiCacheArmOptions) {
     this.name = options.name
-    this.content = new PageContent(options.pageBytes)
+    this.steps = options.steps
+    this.stamped = new StampedBuffers(options.bytes, options.pageBytes)
   }
 
-  async write(round: number): Promise<ArmSample> {
-    // Contents depend on the buffer, so that what is read back can be checked; filling also touches the memory before the clock starts.
-    this.options.bytes.forEach((bytes, buffer) => this.content.fill(bytes, buffer))
-    return await this.timed(round, async pages => await this.options.cache.write(pages), outcome => outcome.status === 'stored')
-  }
-
-  async read(round: number): Promise<ArmSample> {
-    for (const bytes of this.options.bytes) bytes.fill(0)
-    const sample = await this.timed(round, async pages => await this.options.cache.read(pages), outcome => outcome.ok)
-    const used = Math.min(this.options.batch * this.options.inFlight, this.options.pages)
-    for (let buffer = 0; buffer < used; buffer++) {
-      // All pages that went through a buffer have the same content: the last one speaks for them.
-      const wrong = this.content.wrongBytes(this.options.bytes[buffer]!, buffer)
-      if (wrong > 0) throw new HiCacheError('ERR_CORRUPT', `${this.name}: ${wrong} wrong bytes in a page that was read as a hit`)
+  async run(op: BenchOp, round: number): Promise<ArmSample> {
+    const { inFlight } = this.options
+    switch (op) {
+      case 'write': return await this.writeCalls('write', round, inFlight)
+      case 'one-batch-write': return await this.writeCalls('one-batch-write', round, 1)
+      case 'set': return await this.setCalls(round)
+      case 'read': return await this.readCalls(round, inFlight)
+      case 'one-batch-read': return await this.readCalls(round, 1)
+      case 'get': return await this.getCalls(round)
+      case 'mix': return await this.mix(round)
+      case 'lookup': return await this.lookup(round)
     }
-    return sample
   }
 
   async discard(round: number): Promise<void> {
-    for (let start = 0; start < this.options.pages; start += 1024) {
-      const keys = Array.from({ length: Math.min(1024, this.options.pages - start) }, (_, index) => this.key(round, start + index))
-      await Promise.all(keys.map(async key => await this.options.cache.delete(key)))
+    const { recycles, pages, cache } = this.options
+    if (recycles) return
+    for (const kind of KINDS) {
+      if (!this.steps.has(kind)) continue
+      for (let start = 0; start < pages; start += 1024) {
+        const keys = Array.from({ length: Math.min(1024, pages - start) }, (_, index) => this.key(kind, round, start + index))
+        await Promise.all(keys.map(async key => await cache.delete(key)))
+      }
     }
   }
 
-  private key(round: number, page: number): string { return createHash('sha256').update(`${this.name} ${round} ${page}`).digest('hex') }
+  // Writes --------------------------------------------------------------------------------------------------------------------------------
 
-  private async timed<Outcome extends ReadOutcome<Source> | WriteOutcome>(
-    round: number, call: (pages: (readonly [string, Source])[]) => Promise<Outcome[]>, good: (outcome: Outcome) => boolean,
-  ): Promise<ArmSample> {
-    const { pages, batch, inFlight, buffers, pageBytes } = this.options
-    // A page goes through the same buffer when it is read as when it was written, so its content follows from the buffer's number.
-    const batches: (readonly [string, Source])[][] = []
-    for (let start = 0; start < pages; start += batch) {
-      const first = start / batch % inFlight * batch
-      batches.push(Array.from({ length: Math.min(batch, pages - start) }, (_, index) => [this.key(round, start + index), buffers[first + index]!] as const))
-    }
-    const latencyUs = new Float64Array(pages)
-    let failed: Outcome | undefined
-    const lane = async (first: number): Promise<void> => {
-      for (let number = first; number < batches.length; number += inFlight) {
-        const list = batches[number]!
+  private async writeCalls(kind: Kind, round: number, lanes: number): Promise<ArmSample> {
+    // Contents depend on the buffer, so that what is read back can be checked; filling also touches the memory before the clock starts.
+    this.stamped.fill(buffer => buffer)
+    return await this.timed(this.calls(kind, round), lanes, async call => {
+      this.stamp(kind, round, call)
+      for (const outcome of await this.options.cache.write(call.entries)) this.expectStored(outcome)
+    })
+  }
+
+  /** One set() a page, all those of a batch in one turn. */
+  private async setCalls(round: number): Promise<ArmSample> {
+    this.stamped.fill(buffer => buffer)
+    return await this.timed(this.calls('set', round), this.options.inFlight, async (call, latencyUs) => {
+      this.stamp('set', round, call)
+      await Promise.all(call.entries.map(async ([key, source], index) => {
         const started = performance.now()
-        const outcomes = await call(list)
-        latencyUs.fill((performance.now() - started) * 1000, number * batch, number * batch + list.length)
-        failed ??= outcomes.find(outcome => !good(outcome))
+        if (!await this.options.cache.set(key, source)) throw new HiCacheError('ERR_IO', `${this.name}: set() did not store page ${key}`, { key })
+        latencyUs[call.pages[index]!] = (performance.now() - started) * 1000
+      }))
+    })
+  }
+
+  private stamp(kind: Kind, round: number, call: Call): void {
+    call.pages.forEach((page, index) => this.stamped.stamp(call.firstBuffer + index, StampedBuffers.stamp(round, KINDS.indexOf(kind), page)))
+  }
+
+  private expectStored(outcome: WriteOutcome): void {
+    if (!outcome.ok || outcome.status !== 'stored') throw unexpected(this.name, outcome)
+  }
+
+  // Reads ---------------------------------------------------------------------------------------------------------------------------------
+
+  private async readCalls(round: number, lanes: number): Promise<ArmSample> {
+    const calls = await this.presentCalls(round)
+    this.stamped.clear()
+    const last = new Map<number, number>()
+    let missed = 0
+    const sample = await this.timed(calls, lanes, async call => {
+      const outcomes = await this.options.cache.read(call.entries)
+      outcomes.forEach((outcome, index) => {
+        const buffer = this.bufferOf(call.pages[index]!)
+        if (this.missed(outcome)) missed++
+        else this.expectPage(round, call.pages[index]!, buffer, last)
+      })
+    })
+    return this.checked(round, sample, missed, last)
+  }
+
+  /** One get() a page, all those of a batch in one turn. */
+  private async getCalls(round: number): Promise<ArmSample> {
+    const calls = await this.presentCalls(round)
+    this.stamped.clear()
+    const last = new Map<number, number>()
+    let missed = 0
+    const sample = await this.timed(calls, this.options.inFlight, async (call, latencyUs) => {
+      await Promise.all(call.entries.map(async ([key, target], index) => {
+        const page = call.pages[index]!
+        const started = performance.now()
+        const found = await this.options.cache.get(key, target)
+        latencyUs[page] = (performance.now() - started) * 1000
+        if (found === null && !this.options.recycles) throw new HiCacheError('ERR_IO', `${this.name}: get() did not find page ${key}`, { key })
+        if (found === null) missed++
+        else this.expectPage(round, page, this.bufferOf(page), last)
+      }))
+    })
+    return this.checked(round, sample, missed, last)
+  }
+
+  /** True for a page that made room for another one meanwhile; throws for whatever else is no hit. */
+  private missed(outcome: ReadOutcome<unknown>): boolean {
+    if (outcome.ok) return false
+    if (this.options.recycles && outcome.status === 'miss' && outcome.reason !== 'corrupt') return true
+    throw unexpected(this.name, outcome)
+  }
+
+  private expectPage(round: number, page: number, buffer: number, last: Map<number, number>): void {
+    if (!this.stamped.has(buffer, StampedBuffers.stamp(round, 0, page))) throw new HiCacheError('ERR_CORRUPT', `${this.name}: page ${page} was read as a hit, with another page's bytes`)
+    last.set(buffer, page)
+  }
+
+  /** The last page of each buffer speaks, with all its bytes, for those that came through it before. */
+  private checked(round: number, sample: ArmSample, missed: number, last: ReadonlyMap<number, number>): ArmSample {
+    for (const [buffer, page] of last) {
+      const wrong = this.stamped.wrongBytes(buffer, this.bufferOf(page), StampedBuffers.stamp(round, 0, page))
+      if (wrong > 0) throw new HiCacheError('ERR_CORRUPT', `${this.name}: ${wrong} wrong bytes in page ${page}, which was read as a hit`)
+    }
+    const bytes = sample.bytes - missed * this.options.pageBytes
+    if (bytes < this.options.pages * this.options.pageBytes / 2) throw tooFew(this.name)
+    return { ...sample, bytes }
+  }
+
+  /** The round's written pages as calls, without those that have made room for others since. */
+  private async presentCalls(round: number): Promise<Call[]> {
+    if (!this.options.recycles) return this.calls('write', round)
+    const present = await this.present(round)
+    return this.calls('write', round, page => present[page] === 1)
+  }
+
+  private async present(round: number): Promise<Uint8Array> {
+    const { cache, pages } = this.options
+    const present = new Uint8Array(pages)
+    for (let start = 0; start < pages; start += PRESENCE_CALLS) {
+      await Promise.all(Array.from({ length: Math.min(PRESENCE_CALLS, pages - start) }, async (_, index) => {
+        present[start + index] = await cache.exists(this.key('write', round, start + index)) ? 1 : 0
+      }))
+    }
+    return present
+  }
+
+  // Mix -----------------------------------------------------------------------------------------------------------------------------------
+
+  /** Reads of single pages for as long as the full load of writes lasts. Writes of no page at all: as many reads as there are pages. */
+  private async mix(round: number): Promise<ArmSample> {
+    const { cache, pages, pageBytes, batch, inFlight, buffers, mix } = this.options
+    const present = this.options.recycles ? await this.present(round) : new Uint8Array(pages).fill(1)
+    const readable = [...present.keys()].filter(page => present[page] === 1)
+    if (readable.length * 2 < pages) throw tooFew(this.name)
+    const firstReader = batch * inFlight
+    this.stamped.fill(buffer => buffer)
+    const writers = mix.writes === 0 ? 0 : Math.min(inFlight, mix.writes)
+    const writeBatch = writers === 0 ? 0 : Math.min(batch, Math.floor(mix.writes / writers))
+    const writeLatency: number[] = []
+    const readLatency: number[] = []
+    let nextWrite = 0
+    let reads = 0
+    let full = true
+    let missed = 0
+    const last = new Map<number, number>()
+
+    const write = async (lane: number): Promise<void> => {
+      while (full) {
+        if (nextWrite + writeBatch > pages) {
+          full = false
+          return
+        }
+        const start = nextWrite
+        nextWrite += writeBatch
+        const entries: (readonly [string, Source])[] = []
+        for (let index = 0; index < writeBatch; index++) {
+          this.stamped.stamp(lane * batch + index, StampedBuffers.stamp(round, 3, start + index))
+          entries.push([this.key('mix', round, start + index), buffers[lane * batch + index]!])
+        }
+        const started = performance.now()
+        const outcomes = await cache.write(entries)
+        const took = (performance.now() - started) * 1000
+        for (const outcome of outcomes) {
+          this.expectStored(outcome)
+          writeLatency.push(took)
+        }
       }
     }
+    const read = async (reader: number): Promise<void> => {
+      // Places in an order that no read-ahead follows, each reader its own.
+      let state = (round * 64 + reader + 1) * 0x9e3779b1 >>> 0
+      while (full && (writers > 0 || reads < pages)) {
+        state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+        const page = readable[Math.floor(state / 2 ** 32 * readable.length)]!
+        const buffer = firstReader + reader
+        reads++
+        const started = performance.now()
+        const [outcome] = await cache.read([[this.key('write', round, page), buffers[buffer]!] as const])
+        const took = (performance.now() - started) * 1000
+        if (this.missed(outcome!)) missed++
+        else {
+          this.expectPage(round, page, buffer, last)
+          if (full) readLatency.push(took)
+        }
+      }
+    }
+    const watched = await this.watched(async () => {
+      await Promise.all([...Array.from({ length: writers }, async (_, lane) => await write(lane)), ...Array.from({ length: mix.reads }, async (_, reader) => await read(reader))])
+    })
+    this.checked(round, { ...watched, bytes: pages * pageBytes, latencyUs: new Float64Array(0) }, 0, last)
+    const readBytes = (reads - missed) * pageBytes
+    const writeBytes = nextWrite * pageBytes
+    if (missed * 2 > reads) throw tooFew(this.name)
+    return { ...watched, bytes: readBytes + writeBytes, latencyUs: Float64Array.from(readLatency), mix: { readBytes, writeBytes, writeLatencyUs: Float64Array.from(writeLatency) } }
+  }
 
+  // Lookups -------------------------------------------------------------------------------------------------------------------------------
+
+  private async lookup(round: number): Promise<ArmSample> {
+    const { cache, lookups, batch, recycles } = this.options
+    const lists = (await this.presentCalls(round)).map(call => call.entries.map(([key]) => key))
+    const callUs: number[] = []
+    let done = 0
+    const watched = await this.watched(async () => {
+      for (let number = 0; done < lookups; number = (number + 1) % lists.length) {
+        const keys = lists[number]!
+        const started = performance.now()
+        const run = await cache.batchExists(keys)
+        callUs.push((performance.now() - started) * 1000)
+        if (run !== keys.length && !recycles) throw new HiCacheError('ERR_IO', `${this.name}: ${run} of ${keys.length} pages found`)
+        done += keys.length
+      }
+    })
+    return { ...watched, bytes: 0, lookups: done, latencyUs: Float64Array.from(callUs, value => value / batch), callUs: Float64Array.from(callUs) }
+  }
+
+  // -----------------------------------------------------------------------------------------------------------------------------------------
+
+  private key(kind: Kind, round: number, page: number): string { return createHash('sha256').update(`${this.name} ${kind} ${round} ${page}`).digest('hex') }
+
+  /** A page goes through the same buffer whenever it is moved in calls, so its content follows from the buffer's number. */
+  private bufferOf(page: number): number { return Math.floor(page / this.options.batch) % this.options.inFlight * this.options.batch + page % this.options.batch }
+
+  private calls(kind: Kind, round: number, has: (page: number) => boolean = () => true): Call[] {
+    const { pages, batch, buffers } = this.options
+    const calls: Call[] = []
+    for (let start = 0; start < pages; start += batch) {
+      const call: Call = { number: calls.length, entries: [], pages: [], firstBuffer: this.bufferOf(start) }
+      for (let page = start; page < Math.min(start + batch, pages); page++) {
+        if (!has(page)) continue
+        call.pages.push(page)
+        call.entries.push([this.key(kind, round, page), buffers[this.bufferOf(page)]!])
+      }
+      if (call.pages.length > 0) calls.push(call)
+    }
+    if (calls.length === 0) throw tooFew(this.name)
+    return calls
+  }
+
+  /** Calls of one buffer come one after the other: those of a lane. With one lane, all do. */
+  private async timed(calls: readonly Call[], lanes: number, move: (call: Call, latencyUs: Float64Array) => Promise<void>): Promise<ArmSample> {
+    const { inFlight, batch, pageBytes, pages } = this.options
+    const latencyUs = new Float64Array(pages)
+    const callUs = new Float64Array(calls.length)
+    const queues: number[][] = Array.from({ length: lanes }, () => [])
+    calls.forEach((call, index) => queues[call.firstBuffer / batch % inFlight % lanes]!.push(index))
+    const watched = await this.watched(async () => {
+      await Promise.all(queues.map(async queue => {
+        for (const index of queue) {
+          const call = calls[index]!
+          const started = performance.now()
+          await move(call, latencyUs)
+          callUs[index] = (performance.now() - started) * 1000
+          // Pages that have times of their own keep them.
+          for (const page of call.pages) if (latencyUs[page] === 0) latencyUs[page] = callUs[index]
+        }
+      }))
+    })
+    const moved = calls.reduce((sum, call) => sum + call.pages.length, 0)
+    return { ...watched, bytes: moved * pageBytes, latencyUs: moved === pages ? latencyUs : latencyUs.filter(value => value > 0), callUs }
+  }
+
+  /** Time, processor time, memory and the main thread's longest turn. */
+  private async watched(work: () => Promise<void>): Promise<Omit<ArmSample, 'bytes' | 'latencyUs'>> {
     let rssBytes = process.memoryUsage.rss()
     const sampler = setInterval(() => { rssBytes = Math.max(rssBytes, process.memoryUsage.rss()) }, RSS_EVERY_MS)
     this.watch.start()
-    const cpu = process.cpuUsage()
-    const started = performance.now()
-    await Promise.all(Array.from({ length: inFlight }, async (_, first) => await lane(first)))
-    const seconds = (performance.now() - started) / 1000
-    const { user, system } = process.cpuUsage(cpu)
-    const { callbackMs, stallMs } = this.watch.stop()
-    clearInterval(sampler)
-    rssBytes = Math.max(rssBytes, process.memoryUsage.rss())
-    if (failed !== undefined) throw unexpected(this.name, failed)
-    return { bytes: pages * pageBytes, seconds, cpuSeconds: (user + system) / 1e6, latencyUs, longestCallbackMs: callbackMs, longestStallMs: stallMs, rssBytes }
+    try {
+      const cpu = process.cpuUsage()
+      const started = performance.now()
+      await work()
+      const seconds = (performance.now() - started) / 1000
+      const { user, system } = process.cpuUsage(cpu)
+      const { callbackMs, stallMs } = this.watch.stop()
+      rssBytes = Math.max(rssBytes, process.memoryUsage.rss())
+      return { seconds, cpuSeconds: (user + system) / 1e6, longestCallbackMs: callbackMs, longestStallMs: stallMs, rssBytes }
+    } finally {
+      this.watch.stop()
+      clearInterval(sampler)
+    }
   }
 }
 
 /** A benchmark over pages that did not arrive measures nothing. */
-function unexpected(arm: string, outcome: ReadOutcome<Source> | WriteOutcome): HiCacheError {
+function unexpected(arm: string, outcome: ReadOutcome<unknown> | WriteOutcome): HiCacheError {
   const detail = outcome.ok ? outcome.status : outcome.status === 'miss' ? `miss (${outcome.reason})` : outcome.error.message
   return new HiCacheError('ERR_IO', `${arm}: page ${outcome.key} ended as ${detail}`, { key: outcome.key })
+}
+
+function tooFew(arm: string): HiCacheError {
+  return new HiCacheError('ERR_IO', `${arm}: most pages of the round made room for others before they were read; give the stores more room with --capacity`)
 }

@@ -1,9 +1,8 @@
 import { ArmSummary } from './arm-summary.js'
-import type { BenchArm, BenchOp } from './bench-arm.js'
+import { STEPS, type BenchArm, type BenchOp } from './bench-arm.js'
 
 export interface RoundsOptions {
   readonly rounds: number
-  readonly ops: readonly BenchOp[]
   /** Arms that may be left out when they fail in the unmeasured round: comparisons that this system cannot run. */
   readonly optional: ReadonlySet<BenchArm>
   /** Leave the rounds' pages to the caller to remove. Default: they are removed at the end of their round. */
@@ -24,24 +23,17 @@ export class InterleavedRounds {
 
   constructor(arms: readonly BenchArm[]) { this.arms = arms }
 
-  /** Steps that run() takes, for a progress bar. */
-  static steps(arms: number, options: Pick<RoundsOptions, 'rounds' | 'ops'>): number {
-    return arms * (options.ops.includes('read') ? 2 : 1) * (options.rounds + 1)
-  }
-
-  /** Undefined for an arm that was left out. */
+  /** Undefined for an arm that was left out, and for a step that it has no part in. */
   summary(arm: BenchArm, op: BenchOp): ArmSummary | undefined { return this.summaries.get(`${op} ${arm.name}`) }
 
   async run(options: RoundsOptions): Promise<void> {
-    // What is read has to be written first, measured or not.
-    const steps: readonly BenchOp[] = options.ops.includes('read') ? ['write', 'read'] : ['write']
     for (let round = 0; round <= options.rounds; round++) {
       const order = this.arms.map((_, index) => this.arms[(index + round) % this.arms.length]!)
       try {
         // Reads come after the writes of all arms, so that no arm reads what its device or kernel has just seen more recently than another.
-        for (const op of steps) {
+        for (const op of STEPS) {
           for (const arm of order) {
-            if (this.arms.includes(arm)) await this.step(arm, op, round, options)
+            if (arm.steps.has(op) && this.arms.includes(arm)) await this.step(arm, op, round, options)
           }
         }
       } finally {
@@ -54,8 +46,8 @@ export class InterleavedRounds {
     options.signal?.throwIfAborted()
     options.onStep?.(arm, op, round)
     try {
-      const sample = await arm[op](round)
-      if (round === 0 || !options.ops.includes(op)) return
+      const sample = await arm.run(op, round)
+      if (round === 0) return
       const key = `${op} ${arm.name}`
       if (!this.summaries.has(key)) this.summaries.set(key, new ArmSummary(arm.name, op))
       this.summaries.get(key)!.add(sample)
