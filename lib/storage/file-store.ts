@@ -101,7 +101,7 @@ export class FileStore implements PageStore {
   }
 
   async stat(storedKey: string, scope: CallScope): Promise<PageInfo | null> {
-    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags })
+    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags, fromStorage: true })
     this.#watch(scope)
     const result = await pending
     if (result.failure !== null || (result.status !== Status.ok && result.status !== Status.unverified)) return null
@@ -123,7 +123,7 @@ export class FileStore implements PageStore {
       const scope = this.#o.scope({ ...(signal ? { signal } : {}), priority: 'background' })
       const length = file.payloadLength ?? 0
       if (file.record === 'whole' && length > 0) {
-        const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: drop ? Flag.dropCorrupt : 0, memory: { kind: 'arena' }, length })
+        const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: drop ? Flag.dropCorrupt : 0, memory: { kind: 'arena' }, length, fromStorage: true })
         this.#watch(scope)
         const result = await pending
         if (result.failure === null && result.status === Status.ok) report.ok++
@@ -139,7 +139,7 @@ export class FileStore implements PageStore {
         report.corrupt++
         // A record that does not hold names nobody: the file's name is ours (our suffix), and only then is it removed.
         if (drop) {
-          const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: Flag.dropCorrupt, memory: { kind: 'arena' }, length: Math.max(1, file.size - BLOCK_BYTES) })
+          const pending = this.#one(scope, 'read', { op: Op.pageRead, storedKey, flags: Flag.dropCorrupt, memory: { kind: 'arena' }, length: Math.max(1, file.size - BLOCK_BYTES), fromStorage: true })
           this.#watch(scope)
           await pending
         }
@@ -230,12 +230,12 @@ export class FileStore implements PageStore {
   }
 
   /** One request by itself. The scope must be watched by the caller, after its last request. */
-  #one(scope: CallScope, op: 'read' | 'exists' | 'delete', init: { op: number; storedKey: string; flags: number; directory?: number; memory?: RequestMemory; length?: number }): Promise<RequestResult> {
+  #one(scope: CallScope, op: 'read' | 'exists' | 'delete', init: { op: number; storedKey: string; flags: number; directory?: number; memory?: RequestMemory; length?: number; fromStorage?: boolean }): Promise<RequestResult> {
     const began = performance.now()
     return new Promise<RequestResult>(resolve => {
       this.#o.batcher.submit(new TransferRequest({
         op: init.op, flags: init.flags, directory: init.directory ?? this.#layout.directoryOf(init.storedKey), storedKey: init.storedKey,
-        memory: init.memory ?? { kind: 'none' }, length: init.length ?? 0, meta: FileLayout.noMeta, scope,
+        memory: init.memory ?? { kind: 'none' }, length: init.length ?? 0, meta: FileLayout.noMeta, scope, fromStorage: init.fromStorage ?? false,
         onResult: result => {
           const good = result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
           const outcome = good ? (op === 'delete' ? 'deleted' : 'hit') : result.failure ?? missReason(result.status) ?? 'failed'

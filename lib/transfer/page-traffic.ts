@@ -56,7 +56,7 @@ export class PageTraffic {
 }
 
 function joinable(leader: TransferRequest, request: TransferRequest): boolean {
-  if (leader.settled || leader.length !== request.length || leader.flags !== request.flags || leader.directory !== request.directory) return false
+  if (leader.settled || leader.length !== request.length || leader.flagsAsked !== request.flagsAsked || leader.directory !== request.directory) return false
   // A foreground read does not wait until a background one has its turn.
   return leader.dispatched || leader.scope.priority === request.scope.priority || request.scope.priority === 'background'
 }

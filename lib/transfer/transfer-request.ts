@@ -39,6 +39,8 @@ export class TransferRequest {
   readonly op: number
   /** protocol.ts's Flag. Those that depend on what is stored may be set by storage.admit(). */
   flags: number
+  /** The flags as they were before. */
+  readonly flagsAsked: number
   readonly role: RequestRole
   readonly directory: number
   /** Stored key of the page. */
@@ -93,7 +95,7 @@ export class TransferRequest {
     fromStorage?: boolean
   }) {
     this.op = init.op
-    this.flags = init.flags
+    this.flags = this.flagsAsked = init.flags
     this.role = init.role ?? roleOf(init.op)
     this.storage = init.storage ?? null
     this.fromStorage = init.fromStorage ?? false
