@@ -19,7 +19,7 @@ describe('demo', () => {
   afterEach(async () => await rm(folder, { recursive: true, force: true }))
 
   it('shows hits that grow with the conversations, a restart and a refused page, and leaves nothing behind', async () => {
-    const { code, stdout, stderr } = await captureCli(['demo', '--storage-dir', folder, '--json', '--quiet'])
+    const { code, stdout, stderr } = await captureCli(['demo', '--storage-dir', folder, '--storage-layout', 'file', '--json', '--quiet'])
     expect(code, stderr + stdout).to.equal(0)
     const demo = JSON.parse(stdout) as DemoJson
     expect(demo).to.deep.include({ ok: true, problems: [] })
@@ -43,7 +43,7 @@ describe('demo', () => {
   })
 
   it('tells its story on stdout', async () => {
-    const { code, stdout } = await captureCli(['demo', '--storage-dir', folder])
+    const { code, stdout } = await captureCli(['demo', '--storage-dir', folder, '--storage-layout', 'file'])
     expect(code).to.equal(0)
     expect(stdout).to.match(/plugin +posix/).and.match(/prompt tokens .* needed no prefill/).and.match(/miss \(corrupt\)/).and.match(/closed and opened again/)
   })

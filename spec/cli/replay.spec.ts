@@ -39,13 +39,13 @@ describe('replay', () => {
   }
 
   async function replay(...args: string[]): Promise<ReplayJson & { code: number }> {
-    const { code, stdout, stderr } = await captureCli(['replay', ...args, '--json', '--quiet'])
+    const { code, stdout, stderr } = await captureCli(['replay', ...args, '--storage-layout', 'file', '--json', '--quiet'])
     expect(stdout, stderr).not.to.equal('')
     return { code, ...JSON.parse(stdout) as ReplayJson }
   }
 
   async function openStore(): Promise<HiCacheNixl> {
-    return await HiCacheNixl.open({ storageDir: store(), modelName: 'replay', arenaBytes: 32 * 2 ** 20, workers: 1, env: {} })
+    return await HiCacheNixl.open({ storageDir: store(), storageLayout: 'file', modelName: 'replay', arenaBytes: 32 * 2 ** 20, workers: 1, env: {} })
   }
 
   for (const inFlight of ['1', '4', '16']) {
@@ -129,7 +129,7 @@ describe('replay', () => {
   })
 
   it('shows a table for people, with the hit rate', async () => {
-    const { code, stdout } = await captureCli(['replay', trace, '--storage-dir', folder, '--workers', '1'])
+    const { code, stdout } = await captureCli(['replay', trace, '--storage-dir', folder, '--storage-layout', 'file', '--workers', '1'])
     expect(code).to.equal(0)
     expect(stdout).to.match(/hits +5 +38\.5 %/).and.match(/wrong bytes +0/).and.match(/write +\d/)
   })

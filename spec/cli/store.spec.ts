@@ -6,18 +6,20 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { expect } from 'chai'
 import { parseExposition, valueOf } from '../observe/exposition.js'
+import { describeLayouts, type StorageLayout } from '../support/layouts.js'
 import { CLEAN_ENV, cli, cliJson, inDirectory, MAIN } from './cli-process.js'
 
 /** Options that keep these runs small. */
-const small = (directory: string): string[] => ['--storage-dir', directory, '--workers', '1', '--config', '{"arena_bytes": 16777216}']
+const small = (directory: string, storageLayout: StorageLayout = 'file'): string[] =>
+  ['--storage-dir', directory, '--storage-layout', storageLayout, '--workers', '1', '--config', '{"arena_bytes": 16777216, "segment_bytes": 4194304}']
 
 function filesUnder(directory: string): string[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name))
 }
 
-describe('command line: pages', () => {
+describeLayouts('command line: pages', storageLayout => {
   it('put stores a file, get gives the same bytes back on stdout and in a file', async () => await inDirectory(async root => {
-    const store = small(join(root, 'store'))
+    const store = small(join(root, 'store'), storageLayout)
     const page = randomBytes(65536 + 13)
     writeFileSync(join(root, 'page'), page)
     const put = await cli(['put', 'key1', join(root, 'page'), ...store])
@@ -35,7 +37,7 @@ describe('command line: pages', () => {
   }))
 
   it('put reads stdin, keeps dtype and shape, and leaves an equal page alone', async () => await inDirectory(async root => {
-    const store = small(root)
+    const store = small(root, storageLayout)
     const input = randomBytes(2 * 3 * 4 * 2)
     const args = ['put', 'tensor', '--dtype', 'bfloat16', '--shape', '2,3,4', ...store]
     expect((await cliJson(args, { input })).json).to.deep.equal({ key: 'tensor', status: 'stored', bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4] })
@@ -43,30 +45,8 @@ describe('command line: pages', () => {
     expect((await cliJson(['get', 'tensor', ...store])).json).to.deep.include({ bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4] })
   }))
 
-  it('put refuses bytes that the shape does not take, an empty page, and a bad key', async () => await inDirectory(async root => {
-    const store = small(root)
-    for (const [args, input] of [
-      [['put', 'k', '--dtype', 'float32'], Buffer.alloc(6)], [['put', 'k', '--dtype', 'float32', '--shape', '3'], Buffer.alloc(8)],
-      [['put', 'k'], Buffer.alloc(0)], [['put', 'a/b'], Buffer.alloc(4)], [['put', ''], Buffer.alloc(4)],
-    ] as const) {
-      const { code, stderr } = await cli([...args, ...store], { input })
-      expect(code, args.join(' ')).to.equal(2)
-      expect(stderr).to.match(/^hicache-nixl: ERR_(USAGE|ARGUMENT|KEY): [^\n]+\n$/)
-    }
-    expect(filesUnder(root)).to.deep.equal([])
-  }))
-
-  it('put that waits for the end of stdin can be interrupted, and stores nothing', async () => await inDirectory(async root => {
-    const child = spawn(process.execPath, [MAIN, 'put', 'k', ...small(root)], { env: CLEAN_ENV, stdio: ['pipe', 'ignore', 'inherit'] })
-    const closed = once(child, 'close')
-    // More than a pipe holds: when all of it is written, the command has begun to read.
-    child.stdin.write(Buffer.alloc(4 << 20), () => { child.kill('SIGINT') })
-    expect((await closed)[0]).to.equal(130)
-    expect(filesUnder(root)).to.deep.equal([])
-  }))
-
   it('a miss ends with 1 and says why', async () => await inDirectory(async root => {
-    const store = small(root)
+    const store = small(root, storageLayout)
     for (const command of ['get', 'stat', 'rm']) {
       const { code, stdout, stderr } = await cli([command, 'nothing', ...store])
       expect([code, stdout.toString(), stderr]).to.deep.equal([1, '', 'hicache-nixl: miss: nothing: absent\n'])
@@ -76,7 +56,7 @@ describe('command line: pages', () => {
   }))
 
   it('ls, stat and rm work on the pages of the namespace only', async () => await inDirectory(async root => {
-    const store = small(root)
+    const store = small(root, storageLayout)
     const input = randomBytes(4096)
     for (const [key, model] of [['a1', 'm'], ['a2', 'm'], ['b1', 'm'], ['other', 'n']] as const) {
       expect((await cli(['put', key, '--model-name', model, ...store], { input })).code).to.equal(0)
@@ -104,13 +84,37 @@ describe('command line: pages', () => {
   }))
 
   it('clear wants --yes, and clears the namespace only', async () => await inDirectory(async root => {
-    const store = small(root)
+    const store = small(root, storageLayout)
     const input = randomBytes(4096)
     for (const model of ['a', 'b_a']) for (const key of ['k1', 'k2']) await cli(['put', key, '--model-name', model, ...store], { input })
     expect((await cli(['clear', '--model-name', 'a', ...store])).code).to.equal(2)
     expect((await cliJson(['clear', '--yes', '--model-name', 'a', ...store])).json).to.deep.equal({ deleted: 2 })
     expect((await cliJson<{ pages: object[] }>(['ls', '--model-name', 'b_a', ...store])).json.pages).to.have.length(2)
     expect((await cliJson<{ pages: object[] }>(['ls', '--model-name', 'a', ...store])).json.pages).to.have.length(0)
+  }))
+})
+
+describe('command line: pages in files', () => {
+  it('put refuses bytes that the shape does not take, an empty page, and a bad key', async () => await inDirectory(async root => {
+    const store = small(root)
+    for (const [args, input] of [
+      [['put', 'k', '--dtype', 'float32'], Buffer.alloc(6)], [['put', 'k', '--dtype', 'float32', '--shape', '3'], Buffer.alloc(8)],
+      [['put', 'k'], Buffer.alloc(0)], [['put', 'a/b'], Buffer.alloc(4)], [['put', ''], Buffer.alloc(4)],
+    ] as const) {
+      const { code, stderr } = await cli([...args, ...store], { input })
+      expect(code, args.join(' ')).to.equal(2)
+      expect(stderr).to.match(/^hicache-nixl: ERR_(USAGE|ARGUMENT|KEY): [^\n]+\n$/)
+    }
+    expect(filesUnder(root)).to.deep.equal([])
+  }))
+
+  it('put that waits for the end of stdin can be interrupted, and stores nothing', async () => await inDirectory(async root => {
+    const child = spawn(process.execPath, [MAIN, 'put', 'k', ...small(root)], { env: CLEAN_ENV, stdio: ['pipe', 'ignore', 'inherit'] })
+    const closed = once(child, 'close')
+    // More than a pipe holds: when all of it is written, the command has begun to read.
+    child.stdin.write(Buffer.alloc(4 << 20), () => { child.kill('SIGINT') })
+    expect((await closed)[0]).to.equal(130)
+    expect(filesUnder(root)).to.deep.equal([])
   }))
 
   it('verify finds what was altered, ends with 1, and drops it when told', async () => await inDirectory(async root => {

@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import type { Failure, HiCacheNixl } from '../../lib/index.js'
 import { bytes, bytesOf, fill, same, tensor } from '../support/content.js'
-import { hang } from '../support/hang.js'
+import { describeLayouts, hangPages } from '../support/layouts.js'
 import { rejection, thrown } from '../support/rejection.js'
 import { MIB, workbench } from '../support/workbench.js'
 
@@ -9,8 +9,8 @@ const byteView = (view: NodeJS.ArrayBufferView): Uint8Array => new Uint8Array(vi
 const held = (cache: HiCacheNixl): number => cache.stats()['arena_held_bytes']!
 const used = (cache: HiCacheNixl): number => cache.stats()['arena_used_bytes']!
 
-describe('arena tensors', () => {
-  const bench = workbench()
+describeLayouts('arena tensors', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('allocate: a tensor on a page boundary of shared memory, as source and as target', async () => {
     const cache = await bench.open()
@@ -62,7 +62,7 @@ describe('arena tensors', () => {
   it('release during a transfer waits for it: the memory is no other\'s until then', async () => {
     const cache = await bench.open()
     await cache.set('slow', bytes(8192, 'slow'))
-    const letGo = hang(bench, 'slow')
+    const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
     const target = cache.allocate({ dtype: 'uint8', shape: [8192] })
     const source = cache.allocate({ dtype: 'uint8', shape: [4096] })
     fill(byteView(source.data), 'source')

@@ -14,7 +14,7 @@ const NOBODY = 65_534
 const errorOf = (outcome: WriteOutcome | { ok: boolean } | undefined): HiCacheError => (outcome as { error: HiCacheError }).error
 
 describe('storage directories', () => {
-  const bench = workbench()
+  const bench = workbench('file')
 
   it('one that is not there is made, with its parents, for this user alone', async () => {
     const storageDir = `${await bench.directory()}/a/b c/ü`

@@ -3,6 +3,7 @@ import { expect } from 'chai'
 import type { HiCacheNixl, PageInfo } from '../../lib/index.js'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { bytes, same, tensor } from '../support/content.js'
+import { describeLayouts } from '../support/layouts.js'
 import { filesBelow, flipByte, pagePath, writePythonPage } from '../support/page-files.js'
 import { rejection } from '../support/rejection.js'
 import { workbench } from '../support/workbench.js'
@@ -13,8 +14,8 @@ async function all(entries: AsyncIterable<PageInfo>): Promise<PageInfo[]> {
   return out.sort((a, b) => a.key < b.key ? -1 : 1)
 }
 
-describe('delete', () => {
-  const bench = workbench()
+describeLayouts('delete', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('removes a page, and tells whether there was one', async () => {
     const storageDir = await bench.directory()
@@ -24,22 +25,23 @@ describe('delete', () => {
     expect(await cache.delete('a')).to.equal(false)
     expect(await cache.get('a')).to.equal(null)
     expect(same(await cache.get('b'), bytes(10, 'b'))).to.equal(true)
-    expect(await filesBelow(storageDir)).to.have.length(1)
+    if (storageLayout === 'file') expect(await filesBelow(storageDir)).to.have.length(1)
   })
   it('with a memory pool: all parts of the page', async () => {
     const storageDir = await bench.directory()
     const cache = await bench.open({ storageDir })
     cache.registerMemPoolHost({ buffer: new SharedArrayBuffer(8192), pageBytes: 8192, pageCount: 1, parts: 2 })
     await cache.batchSetV1(['page'], [0])
-    expect(await filesBelow(storageDir)).to.have.length(2)
+    expect(await all(cache.entries())).to.have.length(2)
     expect(await cache.delete('page')).to.equal(true)
-    expect(await filesBelow(storageDir)).to.deep.equal([])
+    expect(await all(cache.entries())).to.deep.equal([])
+    if (storageLayout === 'file') expect(await filesBelow(storageDir)).to.deep.equal([])
   })
 })
 
 for (const directoryScheme of ['bucketed', 'flat'] as const) {
   describe(`clear, ${directoryScheme}`, () => {
-    const bench = workbench()
+    const bench = workbench('file')
 
     it('removes the pages of its own namespace by identity, and nothing else', async () => {
       const storageDir = await bench.directory()
@@ -77,8 +79,8 @@ for (const directoryScheme of ['bucketed', 'flat'] as const) {
   })
 }
 
-describe('entries and stat', () => {
-  const bench = workbench()
+describeLayouts('entries and stat', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('tell what is stored without reading it', async () => {
     const storageDir = await bench.directory()
@@ -103,12 +105,6 @@ describe('entries and stat', () => {
     expect(await cache.stat('theirs')).to.equal(null)
     expect(await cache.stat('nothing')).to.equal(null)
   })
-  it('a Python page: unverified, its meaning unknown', async () => {
-    const storageDir = await bench.directory()
-    const cache = await bench.open({ storageDir, modelName: 'm' })
-    await writePythonPage(storageDir, 'py_m_0_1', bytes(4096, 1))
-    expect(await cache.stat('py')).to.deep.include({ bytes: 4096, dtype: null, shape: null, verified: false })
-  })
   it('an iteration may be left early', async () => {
     const cache = await bench.open()
     await cache.batchSet(['a', 'b', 'c'], [1, 2, 3].map(seed => bytes(10, seed)))
@@ -120,8 +116,19 @@ describe('entries and stat', () => {
   })
 })
 
-describe('verify', () => {
-  const bench = workbench()
+describe('entries and stat of files that are not ours', () => {
+  const bench = workbench('file')
+
+  it('a Python page: unverified, its meaning unknown', async () => {
+    const storageDir = await bench.directory()
+    const cache = await bench.open({ storageDir, modelName: 'm' })
+    await writePythonPage(storageDir, 'py_m_0_1', bytes(4096, 1))
+    expect(await cache.stat('py')).to.deep.include({ bytes: 4096, dtype: null, shape: null, verified: false })
+  })
+})
+
+describe('verify of damaged files', () => {
+  const bench = workbench('file')
 
   it('reads every page of the namespace and counts what it finds; drop removes what is damaged', async () => {
     const storageDir = await bench.directory()
@@ -153,6 +160,19 @@ describe('verify', () => {
     expect(left).not.to.include.members(['record_m_0_1'])
     expect(await cache.verify()).to.include({ ok: 2, corrupt: 0 })
   })
+})
+
+describeLayouts('verify', storageLayout => {
+  const bench = workbench(storageLayout)
+
+  it('counts whole pages of the namespace', async () => {
+    const storageDir = await bench.directory()
+    const cache = await bench.open({ storageDir, modelName: 'm' })
+    await cache.batchSet(['a', 'b'], [bytes(9000, 1), bytes(100, 2)])
+    const other = await bench.open({ storageDir, modelName: 'n' })
+    await other.set('theirs', bytes(10, 3))
+    expect(await cache.verify()).to.deep.equal({ pages: 2, bytes: 9100, ok: 2, corrupt: 0, unverified: 0, missing: 0 })
+  })
   it('ends when its signal fires', async () => {
     const cache = await bench.open()
     await cache.batchSet(['a', 'b', 'c'], [1, 2, 3].map(seed => bytes(10, seed)))
@@ -170,8 +190,30 @@ describe('verify', () => {
   })
 })
 
+describeLayouts('clear', storageLayout => {
+  const bench = workbench(storageLayout)
+
+  it('removes the pages of its own namespace, the parts of pool pages too, and no others', async () => {
+    const storageDir = await bench.directory()
+    const [a, ba, finger] = await Promise.all([
+      bench.open({ storageDir, modelName: 'a' }), bench.open({ storageDir, modelName: 'b_a' }), bench.open({ storageDir, modelName: 'a', fingerprint: 'f' })
+    ])
+    // Of one stored key, and told apart by the namespace only: the key `x_b` of model `a` is that of `x` in model `b_a`.
+    await a.batchSet(['1', 'x_b'], [bytes(5000, 1), bytes(5000, 2)])
+    await ba.batchSet(['1', '2'], [bytes(10, 1), bytes(10, 2)])
+    await finger.set('f', bytes(10, 'f'))
+    a.registerMemPoolHost({ buffer: new SharedArrayBuffer(2 * 8192), pageBytes: 8192, pageCount: 2, parts: 2 })
+    await a.batchSetV1(['p', 'q'], [0, 1])
+    expect(await a.clear()).to.deep.equal({ deleted: 6 })
+    expect(await all(a.entries())).to.deep.equal([])
+    expect(await ba.batchExists(['1', '2'])).to.equal(2)
+    expect(await finger.exists('f')).to.equal(true)
+    expect(await a.clear()).to.deep.equal({ deleted: 0 })
+  })
+})
+
 describe('gc', () => {
-  const bench = workbench()
+  const bench = workbench('file')
 
   it('removes what dead writers left, and never what a living one holds', async () => {
     for (const directoryScheme of ['bucketed', 'flat'] as const) {
@@ -204,7 +246,7 @@ describe('gc', () => {
 })
 
 describe('the l3 cleaner', () => {
-  const bench = workbench()
+  const bench = workbench('file')
   const MIB = 1024 * 1024
   /** Capacity of 1 MiB in all: above 800 KiB pages go until 500 KiB are left. */
   const config = { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: 1 / 1024, l3_cleaner_high_watermark: 80, l3_cleaner_low_watermark: 50 }

@@ -1,15 +1,15 @@
 import { expect } from 'chai'
 import type { HiCacheNixl, WriteOutcome } from '../../lib/index.js'
 import { bytes, same } from '../support/content.js'
-import { hang } from '../support/hang.js'
+import { describeLayouts, hangPages } from '../support/layouts.js'
 import { rejection, thrown } from '../support/rejection.js'
 import { MIB, workbench } from '../support/workbench.js'
 
 const KIB = 1024
 const statuses = (outcomes: readonly WriteOutcome[]): string[] => outcomes.map(({ status }) => status)
 
-describe('bytes in flight', () => {
-  const bench = workbench()
+describeLayouts('bytes in flight', storageLayout => {
+  const bench = workbench(storageLayout)
   /** The most bytes that were ever in flight, sampled at every turn of the event loop. */
   async function most(cache: HiCacheNixl, work: Promise<unknown>): Promise<number> {
     let max = 0
@@ -48,7 +48,7 @@ describe('bytes in flight', () => {
   it('reject: while others fill the limit, a call is refused at once; wait: it goes when they are done', async () => {
     for (const whenFull of ['reject', 'wait'] as const) {
       const cache = await bench.open({ inFlightBytesMax: 128 * KIB, whenFull })
-      const letGo = hang(bench, 'slow')
+      const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
       const slow = cache.batchSet(['slow-0', 'slow-1'], [bytes(64 * KIB, 0), bytes(64 * KIB, 1)])
       const next = cache.write([['next', bytes(64 * KIB, 2)]])
       if (whenFull === 'reject') expect(statuses(await next)).to.deep.equal(['rejected'])
@@ -66,7 +66,7 @@ describe('bytes in flight', () => {
     await cache.whenReady(128 * KIB)
     await rejection(cache.whenReady(128 * KIB + 1), 'ERR_REJECTED')
 
-    const letGo = hang(bench, 'slow')
+    const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
     const slow = cache.set('slow', bytes(100 * KIB, 1))
     await Promise.resolve()
     await Promise.resolve()
@@ -99,8 +99,8 @@ describe('bytes in flight', () => {
   })
 })
 
-describe('the arena', () => {
-  const bench = workbench()
+describeLayouts('the arena', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('batches of many times its size pass through it', async () => {
     const cache = await bench.open({ arenaBytes: 16 * MIB })

@@ -3,6 +3,7 @@ import { copyFile, mkdir, rename, rm, symlink, truncate, writeFile } from 'node:
 import { expect } from 'chai'
 import type { HiCacheNixl, ReadOutcome, Target } from '../../lib/index.js'
 import { bytes, same, tensor } from '../support/content.js'
+import { describeLayouts } from '../support/layouts.js'
 import { filesBelow, flipByte, pagePath } from '../support/page-files.js'
 import { workbench } from '../support/workbench.js'
 
@@ -14,7 +15,7 @@ function brief(outcomes: readonly ReadOutcome<Target>[]): string[] {
 }
 
 describe('outcomes of a mixed batch', () => {
-  const bench = workbench()
+  const bench = workbench('file')
   let directory: string
   let cache: HiCacheNixl
   beforeEach(async () => {
@@ -100,8 +101,35 @@ describe('outcomes of a mixed batch', () => {
     expect(same(await other.get('good-0'), bytes(PAGE, 'theirs'))).to.equal(true)
     expect(brief(await cache.read(['good-0', 'good-1']))).to.deep.equal(['identity', 'hit'])
   })
+  it('a folder, a link or a pipe in a page\'s place is an outcome of that page, and no hang', async () => {
+    const keys = await store()
+    for (const key of ['folder', 'link', 'pipe']) {
+      await cache.set(key, bytes(10, key))
+      await rm(fileOf(key))
+    }
+    await mkdir(fileOf('folder'))
+    await symlink(fileOf('good-0'), fileOf('link'))
+    execFileSync('mkfifo', [fileOf('pipe')])
+    const outcomes = await cache.read([...keys, 'folder', 'link', 'pipe'])
+    expect(outcomes.map(({ ok }) => ok)).to.deep.equal([true, true, false, false, false])
+    // The link leads to a page of ours; following it would make one page answer for another, or for a file elsewhere.
+    for (const outcome of outcomes.slice(2)) expect(outcome.status).to.equal('failed')
+    expect(await cache.batchExists(['folder'])).to.equal(0)
+  })
+})
+
+describeLayouts('targets that do not fit', storageLayout => {
+  const bench = workbench(storageLayout)
+  let directory: string
+  let cache: HiCacheNixl
+  beforeEach(async () => {
+    directory = await bench.directory()
+    cache = await bench.open({ storageDir: directory, modelName: 'm' })
+  })
+
   it('a target of another length is a miss by length, and its neighbours come', async () => {
-    const keys = await store('long')
+    const keys = ['good-0', 'long', 'good-1']
+    await cache.batchSet(keys, keys.map(key => bytes(PAGE, key)))
     const outcomes = await cache.read([['good-0', new Uint8Array(PAGE)], ['long', new Uint8Array(PAGE - 1)], ['long', new Uint8Array(PAGE + 1)], ['long', new Uint8Array(3 * PAGE)], ['good-1', new Uint8Array(PAGE)]])
     expect(brief(outcomes)).to.deep.equal(['hit', 'length', 'length', 'length', 'hit'])
     expect(brief(await cache.read(keys)), 'they are still there').to.deep.equal(['hit', 'hit', 'hit'])
@@ -122,20 +150,5 @@ describe('outcomes of a mixed batch', () => {
       ['typed', tensor('bfloat16', [64], 0)], ['typed', tensor('bfloat16', [8, 8], 0)], ['typed', tensor('float16', [64], 0)], ['typed', tensor('uint8', [128], 0)],
       ['typed', new Uint8Array(128)], ['typed', Buffer.alloc(128)], ['typed', new Uint16Array(64)], ['typed', new Float32Array(32)]
     ]))).to.deep.equal(['hit', 'hit', 'dtype', 'dtype', 'hit', 'hit', 'hit', 'dtype'])
-  })
-  it('a folder, a link or a pipe in a page\'s place is an outcome of that page, and no hang', async () => {
-    const keys = await store()
-    for (const key of ['folder', 'link', 'pipe']) {
-      await cache.set(key, bytes(10, key))
-      await rm(fileOf(key))
-    }
-    await mkdir(fileOf('folder'))
-    await symlink(fileOf('good-0'), fileOf('link'))
-    execFileSync('mkfifo', [fileOf('pipe')])
-    const outcomes = await cache.read([...keys, 'folder', 'link', 'pipe'])
-    expect(outcomes.map(({ ok }) => ok)).to.deep.equal([true, true, false, false, false])
-    // The link leads to a page of ours; following it would make one page answer for another, or for a file elsewhere.
-    for (const outcome of outcomes.slice(2)) expect(outcome.status).to.equal('failed')
-    expect(await cache.batchExists(['folder'])).to.equal(0)
   })
 })

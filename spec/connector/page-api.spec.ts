@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { expect } from 'chai'
 import { NixlFileManager } from '../../lib/index.js'
 import { bytes, fill, same } from '../support/content.js'
+import { describeLayouts } from '../support/layouts.js'
 import { filesBelow, flipByte, pagePath, readAsPython } from '../support/page-files.js'
 import { rejection, thrown } from '../support/rejection.js'
 import { workbench } from '../support/workbench.js'
@@ -11,8 +12,8 @@ declare const WebAssembly: { readonly Memory: new (descriptor: { initial: number
 const PAGE = 32_768
 const COUNT = 16
 
-describe('the page API', () => {
-  const bench = workbench()
+describeLayouts('the page API', storageLayout => {
+  const bench = workbench(storageLayout)
   const memories = {
     'shared WebAssembly.Memory (aligned: zero copy)': () => new WebAssembly.Memory({ initial: 8, maximum: 8, shared: true }).buffer,
     'a plain SharedArrayBuffer (by copy where it is not aligned)': () => new SharedArrayBuffer(COUNT * PAGE)
@@ -30,7 +31,7 @@ describe('the page API', () => {
         for (let i = 0; i < COUNT; i++) fill(page(i), i)
         const keys = Array.from({ length: 8 }, (_, i) => `hash${i}`)
         expect(await cache.batchSetV1(keys, [0, 1, 2, 3, 4, 5, 6, 7])).to.deep.equal(keys.map(() => true))
-        expect(await filesBelow(storageDir)).to.have.length(8 * parts)
+        if (storageLayout === 'file') expect(await filesBelow(storageDir)).to.have.length(8 * parts)
         expect(await cache.batchExists([...keys, 'hash9'])).to.equal(8)
         // Into other slots, in another order; the slots beside them keep their bytes.
         expect(await cache.batchGetV1([...keys.slice(0, 4), 'absent', ...keys.slice(4)], [15, 14, 13, 12, 8, 11, 10, 9, 3])).to.deep.equal([true, true, true, true, false, true, true, true, true])
@@ -55,30 +56,6 @@ describe('the page API', () => {
     expect(same(page(3), bytes(8192, 'zero'))).to.equal(true)
     registration.release()
     expect(cache.stats()['arena_used_bytes']).to.equal(0)
-  })
-  it('parts lie in files of their own, as Python names and reads them', async () => {
-    const storageDir = await bench.directory()
-    const cache = await bench.open({ storageDir, modelName: 'Qwen/Qwen3-8B', tpSize: 2 })
-    const buffer = new SharedArrayBuffer(2 * 6000)
-    fill(new Uint8Array(buffer), 'odd sizes')
-    cache.registerMemPoolHost({ buffer, pageBytes: 6000, pageCount: 2, parts: 2 })
-    expect(await cache.batchSetV1(['h'], [1])).to.deep.equal([true])
-    const whole = bytes(12_000, 'odd sizes')
-    expect(same(await readAsPython(storageDir, 'h_Qwen-Qwen3-8B_0_2_k', 3000), whole.subarray(6000, 9000))).to.equal(true)
-    expect(same(await readAsPython(storageDir, 'h_Qwen-Qwen3-8B_0_2_v', 3000), whole.subarray(9000, 12_000))).to.equal(true)
-  })
-  it('a page of which one part is missing or damaged is not there, and its neighbours are', async () => {
-    const storageDir = await bench.directory()
-    const cache = await bench.open({ storageDir, modelName: 'm' })
-    const buffer = new SharedArrayBuffer(4 * 8192)
-    fill(new Uint8Array(buffer), 'pool')
-    cache.registerMemPoolHost({ buffer, pageBytes: 8192, pageCount: 4, parts: 2 })
-    await cache.batchSetV1(['a', 'b', 'c', 'd'], [0, 1, 2, 3])
-    await flipByte(pagePath(storageDir, 'b_m_0_1_v'), 100)
-    await rm(pagePath(storageDir, 'c_m_0_1_k'))
-    expect(await cache.batchGetV1(['a', 'b', 'c', 'd'], [0, 1, 2, 3])).to.deep.equal([true, false, false, true])
-    expect(await cache.batchExists(['a', 'b', 'c', 'd'])).to.equal(1)
-    expect(await cache.batchExists(['d', 'c'])).to.equal(1)
   })
   it('one pool at a time, and another once it is released, also by dispose', async () => {
     const cache = await bench.open()
@@ -114,13 +91,13 @@ describe('the page API', () => {
     const cache = await bench.open({ storageDir, isMlaModel: true, tpRank: 1, tpSize: 2 })
     cache.registerMemPoolHost({ buffer: new SharedArrayBuffer(4096), pageBytes: 4096, pageCount: 1 })
     expect(await cache.batchSetV1(['k'], [0])).to.deep.equal([true])
-    expect(await filesBelow(storageDir)).to.deep.equal([])
+    if (storageLayout === 'file') expect(await filesBelow(storageDir)).to.deep.equal([])
     expect(await cache.batchGetV1(['k'], [0])).to.deep.equal([false])
   })
 })
 
-describe('registrations', () => {
-  const bench = workbench()
+describeLayouts('registrations', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('a registered buffer goes as it is; after release by copy, with the same bytes', async () => {
     const cache = await bench.open()
@@ -151,5 +128,34 @@ describe('registrations', () => {
     registration.release()
     for (const [, , descriptor] of tuples) expect(files.closeFile(descriptor)).to.equal(true)
     for (const bad of [[[0n, 0, -1, 'x']], [[0, 0, 3, 'x']], [['x']], [null], 'no', null]) thrown(() => cache.registerFiles(bad as never), 'ERR_ARGUMENT')
+  })
+})
+
+describe('the files of the page API', () => {
+  const bench = workbench('file')
+
+  it('parts lie in files of their own, as Python names and reads them', async () => {
+    const storageDir = await bench.directory()
+    const cache = await bench.open({ storageDir, modelName: 'Qwen/Qwen3-8B', tpSize: 2 })
+    const buffer = new SharedArrayBuffer(2 * 6000)
+    fill(new Uint8Array(buffer), 'odd sizes')
+    cache.registerMemPoolHost({ buffer, pageBytes: 6000, pageCount: 2, parts: 2 })
+    expect(await cache.batchSetV1(['h'], [1])).to.deep.equal([true])
+    const whole = bytes(12_000, 'odd sizes')
+    expect(same(await readAsPython(storageDir, 'h_Qwen-Qwen3-8B_0_2_k', 3000), whole.subarray(6000, 9000))).to.equal(true)
+    expect(same(await readAsPython(storageDir, 'h_Qwen-Qwen3-8B_0_2_v', 3000), whole.subarray(9000, 12_000))).to.equal(true)
+  })
+  it('a page of which one part is missing or damaged is not there, and its neighbours are', async () => {
+    const storageDir = await bench.directory()
+    const cache = await bench.open({ storageDir, modelName: 'm' })
+    const buffer = new SharedArrayBuffer(4 * 8192)
+    fill(new Uint8Array(buffer), 'pool')
+    cache.registerMemPoolHost({ buffer, pageBytes: 8192, pageCount: 4, parts: 2 })
+    await cache.batchSetV1(['a', 'b', 'c', 'd'], [0, 1, 2, 3])
+    await flipByte(pagePath(storageDir, 'b_m_0_1_v'), 100)
+    await rm(pagePath(storageDir, 'c_m_0_1_k'))
+    expect(await cache.batchGetV1(['a', 'b', 'c', 'd'], [0, 1, 2, 3])).to.deep.equal([true, false, false, true])
+    expect(await cache.batchExists(['a', 'b', 'c', 'd'])).to.equal(1)
+    expect(await cache.batchExists(['d', 'c'])).to.equal(1)
   })
 })

@@ -76,7 +76,7 @@ holds<NixlRegistration extends Disposable & { release(): void } ? true : false>(
 holds<typeof pageHashes extends (tokens: Uint32Array, options: { pageTokens: number; prior?: string; seed?: string }) => string[] ? true : false>()
 
 describe('the public surface', () => {
-  const bench = workbench()
+  const bench = workbench('file')
 
   it('exports these names and no others', () => {
     expect(Object.keys(surface).sort()).to.deep.equal(['HiCacheError', 'HiCacheNixl', 'NixlBackendConfig', 'NixlBackendSelection', 'NixlFileManager', 'NixlRegistration', 'namespaceSeed', 'pageHashes'])

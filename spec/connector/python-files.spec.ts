@@ -9,7 +9,7 @@ import { workbench } from '../support/workbench.js'
 const HASH = 'cf97adeedb59e05bfd73a2b4c2a8885708c4f4f70c84c64b27120e72ab733b72'
 
 describe('sharing a store with the Python connector', () => {
-  const bench = workbench()
+  const bench = workbench('file')
 
   for (const directoryScheme of ['bucketed', 'flat'] as DirectoryScheme[]) {
     it(`${directoryScheme}: it reads what we write: the page's bytes from offset 0`, async () => {

@@ -2,11 +2,12 @@ import { expect } from 'chai'
 import type { DType, HiCacheNixl, Tensor } from '../../lib/index.js'
 import { DTYPES } from '../../lib/memory/dtype.js'
 import { ALL_DTYPES, bytes, bytesOf, same, tensor } from '../support/content.js'
+import { describeLayouts } from '../support/layouts.js'
 import { MIB, suiteWorkbench, workbench } from '../support/workbench.js'
 
 /** The tests that the Python connector has, and what follows from them. */
-describe('set and get', () => {
-  const bench = suiteWorkbench()
+describeLayouts('set and get', storageLayout => {
+  const bench = suiteWorkbench(storageLayout)
   let cache: HiCacheNixl
   before(async () => { cache = await bench.open({ arenaBytes: 64 * MIB, modelName: 'Qwen/Qwen3-8B' }) })
 
@@ -157,8 +158,8 @@ describe('set and get', () => {
   })
 })
 
-describe('calls that are not waited for', () => {
-  const bench = workbench()
+describeLayouts('calls that are not waited for', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('of writes of one key the last wins, and reads see whole pages', async () => {
     const cache = await bench.open()
@@ -198,8 +199,8 @@ describe('calls that are not waited for', () => {
   })
 })
 
-describe('exists', () => {
-  const bench = workbench()
+describeLayouts('exists', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('answers the leading run of keys that are there', async () => {
     const cache = await bench.open()
@@ -223,8 +224,8 @@ describe('exists', () => {
   })
 })
 
-describe('reopening', () => {
-  const bench = workbench()
+describeLayouts('reopening', storageLayout => {
+  const bench = workbench(storageLayout)
 
   it('finds everything that was stored', async () => {
     const storageDir = await bench.directory()

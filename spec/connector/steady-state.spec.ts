@@ -4,6 +4,7 @@ import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { HiCacheNixl } from '../../lib/index.js'
 import { bytes, same } from '../support/content.js'
+import { describeLayouts, layoutOptions } from '../support/layouts.js'
 import { until } from '../support/planned-faults.js'
 import { MIB, workbench } from '../support/workbench.js'
 
@@ -20,8 +21,8 @@ async function residentBytes(): Promise<number> {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
 }
 
-describe('steady state', () => {
-  const bench = workbench()
+describeLayouts('steady state', storageLayout => {
+  const bench = workbench(storageLayout)
   const KEYS = Array.from({ length: 50 }, (_, i) => `key-${i}`)
   const PAGES = KEYS.map(key => bytes(5000, key))
   const OTHERS = KEYS.map(key => bytes(5000, `other ${key}`))
@@ -65,7 +66,7 @@ describe('steady state', () => {
   it('opening and closing leaves nothing behind', async () => {
     const storageDir = await bench.directory()
     const cycle = async (): Promise<void> => {
-      const cache = await HiCacheNixl.open({ storageDir, arenaBytes: 16 * MIB, env: {} })
+      const cache = await HiCacheNixl.open({ storageDir, arenaBytes: 16 * MIB, env: {}, ...layoutOptions(storageLayout) })
       const registration = cache.registerMemPoolHost({ buffer: new SharedArrayBuffer(8192), pageBytes: 4096, pageCount: 2 })
       await cache.batchSetV1(['a', 'b'], [0, 1])
       registration.release()

@@ -21,8 +21,8 @@ const write = (cache: HiCacheNixl, names: readonly string[], version = 0): Promi
 
 for (const path of STORAGE_PATHS) {
   describe(`rare branches, through the connector: ${path.name}`, () => {
-    const suite = suiteWorkbench()
-    const bench = workbench()
+    const suite = suiteWorkbench('file')
+    const bench = workbench('file')
     let cache: HiCacheNixl
     let directory: string
     let openAtFirst: number

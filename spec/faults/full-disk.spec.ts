@@ -27,7 +27,7 @@ const DISKS: readonly Disk[] = [
 
 for (const { name, pages, mount } of DISKS) {
   describe(`a full disk: ${name}`, () => {
-    const bench = workbench()
+    const bench = workbench('file')
     let directory: string
     let cache: RemoteCache
     beforeEach(async function () {
@@ -38,7 +38,7 @@ for (const { name, pages, mount } of DISKS) {
     })
 
     it('every page that did not fit says so, none that fitted is lost, nothing else fails, and deleting makes room', async () => {
-      const [report] = await cache.open({ storageDir: directory, directoryScheme: 'flat' })
+      const [report] = await cache.open({ storageDir: directory, storageLayout: 'file', directoryScheme: 'flat' })
       expect(report!.direct).to.equal(name.includes('O_DIRECT'))
       const names = keys('page', pages)
       // Half of them one after the other, half of them at once.

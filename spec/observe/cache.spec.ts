@@ -19,7 +19,7 @@ describe('observation of a cache', () => {
 
   before(async () => {
     directory = mkdtempSync(join(tmpdir(), 'hicache-observe-'))
-    cache = await HiCacheNixl.open({ storageDir: directory, workers: 1, arenaBytes: 16 * 2 ** 20, env: {}, logger, config: { plugin: { posix: { active: true }, obj: { active: true } } } })
+    cache = await HiCacheNixl.open({ storageDir: directory, storageLayout: 'file', workers: 1, arenaBytes: 16 * 2 ** 20, env: {}, logger, config: { plugin: { posix: { active: true }, obj: { active: true } } } })
   })
   after(async () => {
     await cache.close()

@@ -10,7 +10,7 @@ import { workbench } from '../support/workbench.js'
 const descriptors = (): number => readdirSync('/proc/self/fd').length
 
 describe('NixlFileManager', () => {
-  const bench = workbench()
+  const bench = workbench('file')
 
   it('makes its directory, for this user alone', async () => {
     const base = `${await bench.directory()}/x/y`

@@ -27,7 +27,7 @@ export interface BusyTask {
 const PAGES = 8
 
 async function main(task: BusyTask): Promise<void> {
-  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, directoryScheme: 'flat', ...task.options })
+  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', directoryScheme: 'flat', ...task.options })
   if (task.named === true) {
     // The second open of a write is that of the new file; what it answers is remembered by the one worker's store.
     loadAddon().setFaults([{ point: 'open', match: 'named', errno: 'EOPNOTSUPP', after: 1 }])

@@ -6,7 +6,7 @@ import { versionedPage } from './versioned-pages.js'
 export interface BusyThreadTask { readonly options: OpenOptions; readonly keys: readonly string[]; readonly pageBytes: number; readonly end: 'terminated' | 'exit' | 'throw' }
 
 async function main({ options, keys, pageBytes, end }: BusyThreadTask): Promise<void> {
-  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, directoryScheme: 'flat', ...options })
+  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', directoryScheme: 'flat', ...options })
   let version = 0
   const work = async (write: boolean): Promise<void> => {
     for (;;) {

@@ -25,7 +25,7 @@ async function obey(command: RemoteCommand): Promise<unknown> {
   switch (command.do) {
     case 'open': {
       const signal = command.abortAfterMs === undefined ? {} : { signal: AbortSignal.timeout(command.abortAfterMs) }
-      cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, ...command.options, ...signal })
+      cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', ...command.options, ...signal })
       return cache.directories
     }
     case 'write': {

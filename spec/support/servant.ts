@@ -23,7 +23,7 @@ let cache: HiCacheNixl | undefined
 
 async function serve(command: ServantCommand): Promise<unknown> {
   if (command.do === 'open') {
-    cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, ...command.options })
+    cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', ...command.options })
     return cache.directories.map(({ path, writable }) => ({ path, writable }))
   }
   const open = cache!

@@ -54,7 +54,7 @@ async function main(task: HostTask): Promise<void> {
   const end = performance.now() + 10_000
   while (descriptors() > descriptorsBefore && performance.now() < end) await new Promise(resolve => { setTimeout(resolve, 10) })
   const open = descriptors()
-  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, directoryScheme: 'flat', ...task.options })
+  const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', directoryScheme: 'flat', ...task.options })
   let whole = 0
   let absent = 0
   let other = 0

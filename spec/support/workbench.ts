@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { HiCacheNixl, type OpenOptions } from '../../lib/index.js'
+import { layoutOptions, type StorageLayout } from './layouts.js'
 
 export const MIB = 1024 * 1024
 
@@ -10,6 +11,9 @@ export class Workbench {
   readonly #caches: HiCacheNixl[] = []
   readonly #directories: string[] = []
   readonly #endings: (() => unknown)[] = []
+  readonly #storageLayout: StorageLayout
+
+  constructor(storageLayout: StorageLayout) { this.#storageLayout = storageLayout }
 
   /** A new, empty directory on the disk of the temporary files (or below `parent`). */
   async directory(parent = tmpdir()): Promise<string> {
@@ -18,9 +22,9 @@ export class Workbench {
     return path
   }
 
-  /** A cache with a small arena, on a directory of its own unless the options name one. The machine's environment decides nothing. */
+  /** A cache with a small arena, of this workbench's layout, on a directory of its own unless the options name one. The machine's environment decides nothing. */
   async open(options: OpenOptions = {}): Promise<HiCacheNixl> {
-    const cache = await HiCacheNixl.open({ arenaBytes: 16 * MIB, env: {}, ...options, storageDir: options.storageDir ?? await this.directory() })
+    const cache = await HiCacheNixl.open({ arenaBytes: 16 * MIB, env: {}, ...layoutOptions(this.#storageLayout), ...options, storageDir: options.storageDir ?? await this.directory() })
     this.#caches.push(cache)
     return cache
   }
@@ -44,16 +48,16 @@ export class Workbench {
   }
 }
 
-/** To be called in a describe(): the workbench of each of its specs. */
-export function workbench(): Workbench {
-  const bench = new Workbench()
+/** To be called in a describe(): the workbench of each of its specs. Its caches have that layout: a spec that looks at files of pages says `file`. */
+export function workbench(storageLayout: StorageLayout = 'file'): Workbench {
+  const bench = new Workbench(storageLayout)
   afterEach(() => bench.clear())
   return bench
 }
 
 /** The same for a whole suite: what its `before` opens serves all its specs. */
-export function suiteWorkbench(): Workbench {
-  const bench = new Workbench()
+export function suiteWorkbench(storageLayout: StorageLayout = 'file'): Workbench {
+  const bench = new Workbench(storageLayout)
   after(() => bench.clear())
   return bench
 }
