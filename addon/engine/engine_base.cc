@@ -12,8 +12,10 @@
 #include <chrono>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "util/errno_name.h"
+#include "util/recorder.h"
 
 namespace hicache::engines {
 
@@ -257,6 +259,7 @@ Slot* EngineBase::prepare(IoRequest* request, const fault::Strike& strike) {
     trim(slot.iov, slot.iov_count, given);
     while (slot.iov_count > 1 && slot.iov[slot.iov_count - 1].iov_len == 0) slot.iov_count--;
   }
+  if (request->kind == IoRequest::Kind::write) slot.recorded = recorder::begin_write(request->fd, slot.iov, slot.iov_count, request->offset);
   return &slot;
 }
 
@@ -264,6 +267,8 @@ IoRequest* EngineBase::let_go(Slot& slot) {
   IoRequest* request = slot.request;
   slot.request = nullptr;
   request->engine_slot = nullptr;
+  // Not settled: the kernel never had it.
+  recorder::end(std::exchange(slot.recorded, 0), recorder::withdrawn);
   free_.push_back(&slot);
   return request;
 }
@@ -340,6 +345,7 @@ void EngineBase::release_withheld() {
 void EngineBase::settle(Slot& slot, int64_t outcome) {
   const bool cancelled = slot.cancelled;
   const size_t asked = slot.asked;
+  recorder::end(std::exchange(slot.recorded, 0), outcome);
   IoRequest* request = let_go(slot);
   bool unfinished = true;
   if (outcome == -EINTR || outcome == -EAGAIN) {
@@ -404,7 +410,7 @@ void EngineBase::transfer_now(IoRequest* request) {
     int64_t outcome = -strike.error;
     if (strike.error == 0) {
       const ssize_t moved = reading ? preadv(request->fd, request->iov, request->iov_count, offset)
-                                    : pwritev(request->fd, request->iov, request->iov_count, offset);
+                                    : recorded::pwritev(request->fd, request->iov, request->iov_count, offset);
       outcome = moved < 0 ? -errno : moved;
     }
     if (outcome == -EINTR || outcome == -EAGAIN) {

@@ -61,6 +61,7 @@ struct Slot {
   size_t asked = 0;       // bytes the request still wanted when it went to the kernel; less is short
   int64_t claim = -1;     // a planned short count, -1 = none
   int64_t outcome = 0;    // of a withheld completion
+  uint64_t recorded = 0;  // its number in a recording, 0 = none
   bool cancelled = false;
   bool withheld = false;
   fault::Strike hang;

@@ -167,7 +167,7 @@ uint64_t begin_sync_now(int fd) {
 void end_now(uint64_t id, int64_t result) {
   Header header;
   header.id = id;
-  header.number = result < 0 ? -1 : result;
+  header.number = result == withdrawn ? -2 : std::max<int64_t>(result, -1);
   entry(header, Kind::end, "");
 }
 

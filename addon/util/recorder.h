@@ -35,6 +35,8 @@ int stop();
 uint64_t begin_write_now(int fd, const iovec* iov, int count, uint64_t offset);
 uint64_t begin_sync_now(int fd);
 void end_now(uint64_t id, int64_t result);  // keeps errno
+// A result of end(): the kernel was never given it.
+inline constexpr int64_t withdrawn = INT64_MIN;
 void created(int fd);
 void made_folder(int folder, const char* path);
 void renamed(int from_folder, const char* from, int to_folder, const char* to);

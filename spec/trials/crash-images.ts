@@ -1,7 +1,7 @@
 import { mkdirSync, openSync, closeSync, ftruncateSync, writeSync, readFileSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { Random } from './random.js'
-import type { RecordedEvent } from './recording.js'
+import { WITHDRAWN, type RecordedEvent } from './recording.js'
 
 const SECTOR_BYTES = 512
 const BLOCK_BYTES = 4096
@@ -57,6 +57,9 @@ class FileOnDisk {
   constructor(readonly inode: number) {}
 
   change(change: FileChange): void { this.#changes.push(change) }
+
+  /** It has never happened. */
+  withdraw(change: FileChange): void { this.#changes = this.#changes.filter(other => other !== change) }
 
   /** What a sync that begins now makes certain once it has ended. */
   settled(): ReadonlySet<FileChange> { return new Set(this.#changes.filter(({ ended }) => ended)) }
@@ -143,7 +146,7 @@ export class CrashImages {
   #names: Names = new Map()
   #nameChanges: { readonly change: NameChange; durable: boolean }[] = []
   readonly #files = new Map<number, FileOnDisk>()
-  readonly #writes = new Map<number, Write>()
+  readonly #writes = new Map<number, { readonly write: Write; readonly file: FileOnDisk }>()
   readonly #syncs = new Map<number, () => void>()
 
   constructor(events: readonly RecordedEvent[]) { this.#events = events }
@@ -171,17 +174,19 @@ export class CrashImages {
       case 'resize': this.#file(event).change({ kind: 'resize', bytes: event.bytes, onlyLonger: event.onlyLonger, ended: true }); return
       case 'write': {
         const write: Write = { kind: 'write', offset: event.offset, length: event.length, data: event.data, ended: false }
-        this.#writes.set(event.id, write)
-        this.#file(event).change(write)
+        const file = this.#file(event)
+        this.#writes.set(event.id, { write, file })
+        file.change(write)
         return
       }
       case 'sync': this.#syncs.set(event.id, this.#sync(event)); return
       case 'end': {
-        const write = this.#writes.get(event.id)
-        if (write !== undefined && event.result >= 0) {
-          write.ended = true
-          write.length = Math.min(write.length, event.result)
+        const found = this.#writes.get(event.id)
+        if (found !== undefined && event.result >= 0) {
+          found.write.ended = true
+          found.write.length = Math.min(found.write.length, event.result)
         }
+        if (event.result === WITHDRAWN) found?.file.withdraw(found.write)
         // A failed write may have moved anything; a failed sync has made nothing certain.
         if (event.result >= 0) this.#syncs.get(event.id)?.()
         this.#writes.delete(event.id)

@@ -7,7 +7,7 @@ export type RecordedEvent =
   | { readonly kind: 'write'; readonly id: number; readonly inode: number; readonly path: string; readonly offset: number; readonly length: number; readonly data: Buffer | null }
   /** Of a file or of a folder's names. */
   | { readonly kind: 'sync'; readonly id: number; readonly inode: number; readonly path: string }
-  /** A write or a sync has ended; `result` is negative when it failed. */
+  /** A write or a sync has ended; `result` is -1 when it failed, and WITHDRAWN when the system was never given it. */
   | { readonly kind: 'end'; readonly id: number; readonly result: number }
   /** A file was opened that was to be made unless it was there. */
   | { readonly kind: 'create'; readonly inode: number; readonly path: string }
@@ -16,6 +16,8 @@ export type RecordedEvent =
   | { readonly kind: 'unlink'; readonly path: string }
   | { readonly kind: 'resize'; readonly inode: number; readonly path: string; readonly bytes: number; readonly onlyLonger: boolean }
   | { readonly kind: 'mark'; readonly text: string }
+
+export const WITHDRAWN = -2
 
 const HEADER_BYTES = 48
 const KINDS = ['', 'write', 'sync', 'end', 'create', 'folder', 'rename', 'unlink', 'resize', 'mark'] as const
