@@ -121,8 +121,7 @@ describe('wrong options of open', () => {
       await rejection(HiCacheNixl.open({ env: {}, storageDir, ...(options as object) }), 'ERR_ARGUMENT')
     }
     // What is not the program's own argument is configuration.
-    for (const options of [{ config: 5 }, { config: '@/nowhere/config.toml' }, { config: '{' }, { config: { colour: 1 } }, { config: { workers: 0 } }, { env: { SGLANG_HICACHE_NIXL_BACKEND_PLUGIN: 'tape' } },
-      { storageLayout: 'segment' }] as never[]) {
+    for (const options of [{ config: 5 }, { config: '@/nowhere/config.toml' }, { config: '{' }, { config: { colour: 1 } }, { config: { workers: 0 } }, { env: { SGLANG_HICACHE_NIXL_BACKEND_PLUGIN: 'tape' } }] as never[]) {
       await rejection(HiCacheNixl.open({ env: {}, storageDir, ...(options as object) }), 'ERR_CONFIG')
     }
   })

@@ -43,8 +43,8 @@ describeLayouts('a process ends with transfers in flight', storageLayout => {
     it(`${name}: it does not crash, and what it leaves is whole pages`, async function () {
       this.timeout(60_000)
       const directories = await Promise.all(engines.map(({ parent }) => bench.directory(parent)))
-      // Ten different moments, over the engines and, in the file layout, both ways of writing.
-      await inTurns(10, AT_ONCE, async i => {
+      // Different moments, over the engines and, in the file layout, both ways of writing.
+      await inTurns(storageLayout === 'file' ? 10 : 4, AT_ONCE, async i => {
         const at = i % engines.length
         const child = new BusyChild(bench, {
           options: { storageDir: directories[at]!, engine: engines[at]!.engine, ...layoutOptions(storageLayout), ...(i >= 4 && i < 8 ? { workers: 1 } : {}) },

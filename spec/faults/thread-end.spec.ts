@@ -14,7 +14,8 @@ const THREAD_HOST = fileURLToPath(new URL('../support/thread-host.js', import.me
 describeLayouts('the thread that opened a cache is ended with transfers in flight', storageLayout => {
   const bench = workbench(storageLayout)
 
-  for (const { name, engine, parent, complete } of STORAGE_PATHS) {
+  // What ends a thread does not depend on the layout much: of the second one, the engine whose rings outlive their thread is enough.
+  for (const { name, engine, parent, complete } of storageLayout === 'file' ? STORAGE_PATHS : STORAGE_PATHS.slice(0, 1)) {
     it(`${name}: terminated, by process.exit() and by an exception, again and again`, async function () {
       this.timeout(60_000)
       const storageDir = await bench.directory(parent)
