@@ -213,7 +213,7 @@ export class SegmentDirectory {
       this.#own.set(id, segment)
     }
     const entered: number[] = []
-    const { superseded } = this.index.load(loaded, id => this.#own.get(id), {
+    const { superseded, pinned } = this.index.load(loaded, id => this.#own.get(id), {
       enter: entry => { entered.push(entry) },
       leave: (entry, segment) => { this.#forgetPolicy(entry, segment) }
     })
@@ -227,6 +227,8 @@ export class SegmentDirectory {
       this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1)
     }
     if (loaded.damaged > 0) this.#o.metrics.count('segment_records_damaged', loaded.damaged)
+    // Read while a dead writer's newer copy came in: given up as any page that is read, its slot is free when the last read is over.
+    for (const entry of pinned) this.space.entomb(entry)
     this.#bury(superseded)
   }
 

@@ -10,7 +10,7 @@ const HASH = '0123456789abcdef'.repeat(4)
 function quarterRound(x: Uint32Array, a: number, b: number, c: number, d: number): void {
   const step = (to: number, from: number, target: number, bits: number): void => {
     x[to] = x[to]! + x[from]!
-    const mixed = x[target]! ^ x[to]!
+    const mixed = x[target]! ^ x[to]
     x[target] = mixed << bits | mixed >>> 32 - bits
   }
   step(a, b, d, 16)

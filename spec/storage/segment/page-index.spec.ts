@@ -221,7 +221,7 @@ describe('the page index', () => {
         { digest: digestOf(2), segment: a.id, slot: 2, generation: 1, writtenAt: 7 },
         { digest: digestOf(3), segment: b.id, slot: 3, generation: 2, writtenAt: 9 }
       ], metas, 4)
-      expect(index.load(rows, segmentOf, { enter: entry => entered.push(entry) })).to.deep.equal({ added: 3, removed: 0, skipped: 0, superseded: [] })
+      expect(index.load(rows, segmentOf, { enter: entry => entered.push(entry) })).to.deep.equal({ added: 3, removed: 0, skipped: 0, superseded: [], pinned: [] })
       const entry = index.find(digestOf(1))
       expect([index.segment(entry), index.slot(entry), index.generation(entry), index.writtenAt(entry), index.length(entry)]).to.deep.equal([a, 0, 3, 1e15 + 1, 4096])
       expect([index.checksumLow(entry), index.checksumHigh(entry), index.meta(entry)]).to.deep.equal([0xfffffff0, 0xf0000000, metas[1]])
@@ -243,26 +243,37 @@ describe('the page index', () => {
         left.push(index.slot(entry))
       }
       const changes = loaded([page(0, 0, 6, true), page(4, 1, 7), page(3, 2, 5), page(5, 3, 1)])
-      expect(index.load(changes, segmentOf, { leave })).to.deep.equal({ added: 2, removed: 2, skipped: 0, superseded: [] })
+      expect(index.load(changes, segmentOf, { leave })).to.deep.equal({ added: 2, removed: 2, skipped: 0, superseded: [], pinned: [] })
       expect(left).to.deep.equal([0, 1])
       expect([1, 2, 3, 4, 5].map(i => index.find(digestOf(i)) >= 0)).to.deep.equal([false, false, true, true, true])
       expect([index.find(digestOf(3)), index.pins(kept), ...b.generations]).to.deep.equal([kept, 1, 6, 7, 5, 1])
-      expect(index.load(loaded([page(1, 0, 5), page(2, 1, 6)]), segmentOf), 'older').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [] })
-      expect(index.load(changes, segmentOf), 'again').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [] })
+      expect(index.load(loaded([page(1, 0, 5), page(2, 1, 6)]), segmentOf), 'older').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [], pinned: [] })
+      expect(index.load(changes, segmentOf), 'again').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [], pinned: [] })
     })
     it('one page twice: the own one, then the one written last; own slots without an entry are named', () => {
       const [a, b] = [segment(1, 4), segment(2, 4, false)]
       const { index, segmentOf } = withSegments(a, b)
       const page = (i: number, id: number, slot: number, writtenAt: number): Row => ({ digest: digestOf(i), segment: id, slot, generation: 1, writtenAt })
       expect(index.load(loaded([page(1, 1, 0, 10), page(1, 1, 1, 11), page(2, 1, 2, 11), page(2, 1, 3, 10)]), segmentOf))
-        .to.deep.equal({ added: 3, removed: 1, skipped: 0, superseded: [a.number, 0, a.number, 3] })
+        .to.deep.equal({ added: 3, removed: 1, skipped: 0, superseded: [a.number, 0, a.number, 3], pinned: [] })
       expect([index.slot(index.find(digestOf(1))), index.slot(index.find(digestOf(2))), a.takeSlot(), a.pages]).to.deep.equal([1, 2, -1, 2])
-      expect(index.load(loaded([page(1, 2, 0, 99), page(3, 2, 1, 5)]), segmentOf), 'a foreign copy').to.deep.equal({ added: 1, removed: 0, skipped: 0, superseded: [] })
+      expect(index.load(loaded([page(1, 2, 0, 99), page(3, 2, 1, 5)]), segmentOf), 'a foreign copy').to.deep.equal({ added: 1, removed: 0, skipped: 0, superseded: [], pinned: [] })
       expect(index.segment(index.find(digestOf(1)))).to.equal(a)
       const c = segment(3, 4)
       index.addSegment(c)
-      expect(index.load(loaded([page(3, 3, 0, 1)]), () => c), 'an own one instead of a foreign one').to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [] })
+      expect(index.load(loaded([page(3, 3, 0, 1)]), () => c), 'an own one instead of a foreign one').to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [], pinned: [] })
       expect([index.segment(index.find(digestOf(3))), b.entries[1], b.pages]).to.deep.equal([c, -1, 0])
+    })
+    it('a page that is read while a newer copy comes in stays until the read is over', () => {
+      const [a, b] = [segment(1, 4), segment(2, 4)]
+      const { index, segmentOf } = withSegments(a, b)
+      const old = index.insert(digestOf(1), 0, a.number, a.takeSlot(), 10, 0, 0, 5, META)
+      index.pin(old)
+      const left: number[] = []
+      const summary = index.load(loaded([{ digest: digestOf(1), segment: 2, slot: 3, generation: 1, writtenAt: 6 }]), segmentOf, { leave: entry => left.push(entry) })
+      expect(summary).to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [], pinned: [old] })
+      expect([left, index.isHidden(old), index.length(old), index.pins(old), a.isFree(0)]).to.deep.equal([[old], true, 10, 1, false])
+      expect(index.segment(index.find(digestOf(1)))).to.equal(b)
     })
     it('rows that make no sense are skipped, and own slots of them named', () => {
       const [a, b] = [segment(1, 4), segment(2, 4, false)]
@@ -271,7 +282,7 @@ describe('the page index', () => {
       const summary = index.load(loaded([
         { ...page, segment: 7 }, { ...page, slot: 4 }, { ...page, segment: 2, length: 4097 }, { ...page, segment: 2, slot: 1, fileOffset: 0 }, { ...page, meta: 1 }, { ...page, slot: 3, length: NaN }
       ]), segmentOf)
-      expect(summary).to.deep.equal({ added: 0, removed: 0, skipped: 6, superseded: [a.number, 0, a.number, 3] })
+      expect(summary).to.deep.equal({ added: 0, removed: 0, skipped: 6, superseded: [a.number, 0, a.number, 3], pinned: [] })
       expect([index.size, a.takeSlot(), a.takeSlot(), a.takeSlot()]).to.deep.equal([0, 1, 2, -1])
       expect(index.load({ rows: new Uint8Array(79), metas: [] }, segmentOf).added).to.equal(0)
     })
