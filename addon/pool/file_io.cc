@@ -10,6 +10,7 @@
 
 #include "util/aligned_buffer.h"
 #include "util/fault.h"
+#include "util/recorder.h"
 
 namespace hicache::file_io {
 namespace {
@@ -92,7 +93,7 @@ int64_t move_all(const char* point, const char* name, bool writing, bool direct,
 }  // namespace
 
 int open_at(int folder, const char* path, int flags, mode_t mode, const char* name) {
-  return asked("open", name, [&] { return ::openat(folder, path, flags | O_CLOEXEC | O_NOFOLLOW, mode); });
+  return asked("open", name, [&] { return recorded::openat(folder, path, flags | O_CLOEXEC | O_NOFOLLOW, mode); });
 }
 
 int stat(int fd, struct stat* out, const char* name) {
@@ -104,7 +105,7 @@ int stat_at(int folder, const char* path, struct stat* out, const char* name) {
 }
 
 int mkdir_at(int folder, const char* path, const char* name) {
-  return asked("mkdir", name, [&] { return ::mkdirat(folder, path, 0700); });
+  return asked("mkdir", name, [&] { return recorded::mkdirat(folder, path, 0700); });
 }
 
 int link_descriptor(int fd, int folder, const char* path, const char* name) {
@@ -114,11 +115,11 @@ int link_descriptor(int fd, int folder, const char* path, const char* name) {
 }
 
 int rename_at(int from_folder, const char* from, int to_folder, const char* to, const char* name) {
-  return asked("rename", name, [&] { return ::renameat(from_folder, from, to_folder, to); });
+  return asked("rename", name, [&] { return recorded::renameat(from_folder, from, to_folder, to); });
 }
 
 int unlink_at(int folder, const char* path, const char* name) {
-  return asked("unlink", name, [&] { return ::unlinkat(folder, path, 0); });
+  return asked("unlink", name, [&] { return recorded::unlinkat(folder, path, 0); });
 }
 
 int lock(int fd, bool try_only, const char* name) {
@@ -127,7 +128,7 @@ int lock(int fd, bool try_only, const char* name) {
 }
 
 int sync_data(int fd, const char* name) {
-  return asked("fsync", name, [&] { return ::fdatasync(fd); });
+  return asked("fsync", name, [&] { return recorded::fdatasync(fd); });
 }
 
 int touch_access_time(int folder, const char* path, const char* name) {
@@ -167,7 +168,7 @@ bool ended(const Guard& guard) {
 
 int64_t write_all(int fd, const iovec* iov, int count, uint64_t offset, bool direct, const char* name, const Guard& guard) {
   return move_all("pwritev", name, true, direct, iov, count, [&](const iovec* rest, int used, size_t done) -> ssize_t {
-    return ended(guard) ? -1 : ::pwritev(fd, rest, used, static_cast<off_t>(offset + done));
+    return ended(guard) ? -1 : recorded::pwritev(fd, rest, used, static_cast<off_t>(offset + done));
   });
 }
 

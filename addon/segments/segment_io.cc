@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "util/fault.h"
+#include "util/recorder.h"
 
 namespace hicache::segments {
 namespace {
@@ -37,16 +38,16 @@ int open_directory(const std::string& path) {
 
 int sync(int fd, bool data_only, const char* name) {
   // Some file systems have no fsync of folders: then there is nothing to wait for.
-  const int result = asked("fsync", name, [&] { return data_only ? ::fdatasync(fd) : ::fsync(fd); });
+  const int result = asked("fsync", name, [&] { return data_only ? recorded::fdatasync(fd) : recorded::fsync(fd); });
   return result == -EINVAL || result == -EROFS ? 0 : result;
 }
 
 int truncate(int fd, uint64_t size, const char* name) {
-  return asked("truncate", name, [&] { return ::ftruncate(fd, static_cast<off_t>(size)); });
+  return asked("truncate", name, [&] { return recorded::ftruncate(fd, static_cast<off_t>(size)); });
 }
 
 int allocate(int fd, uint64_t size, const char* name) {
-  return asked("fallocate", name, [&] { return ::fallocate(fd, 0, 0, static_cast<off_t>(size)); });
+  return asked("fallocate", name, [&] { return recorded::fallocate(fd, 0, 0, static_cast<off_t>(size)); });
 }
 
 int try_lock(int fd, bool shared, const char* name) {
@@ -54,7 +55,7 @@ int try_lock(int fd, bool shared, const char* name) {
 }
 
 int remove_folder(int folder, const char* path, const char* name) {
-  return asked("rmdir", name, [&] { return ::unlinkat(folder, path, AT_REMOVEDIR); });
+  return asked("rmdir", name, [&] { return recorded::unlinkat(folder, path, AT_REMOVEDIR); });
 }
 
 int file_system_of(int fd, struct statfs* out, const char* name) {

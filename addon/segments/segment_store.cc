@@ -21,6 +21,7 @@
 
 #include "segments/segment_names.h"
 #include "util/clock.h"
+#include "util/recorder.h"
 
 namespace hicache::segments {
 namespace {
@@ -728,7 +729,7 @@ class Preparation {
     if (done_) return;
     for (const UniqueFd* fd : {&data_, &index_}) {
       // Another process may be counting: the space is free at once, not when the last descriptor goes.
-      if (*fd && ::ftruncate(fd->get(), 0) != 0) continue;
+      if (*fd && recorded::ftruncate(fd->get(), 0) != 0) continue;
     }
     remove_file(folder_, name_, new_data_name(id_));
     remove_file(folder_, name_, new_index_name(id_));
