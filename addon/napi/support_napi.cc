@@ -9,6 +9,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "napi/agent_napi.h"
 #include "util/errno_name.h"
@@ -212,12 +213,36 @@ struct Background {
   std::mutex mutex;
   std::condition_variable changed;
   bool finished = false;
+  // Node 20 deletes a thread-safe function with its environment, whoever may still call it. So nobody calls it any more once `ended` is set, which happens before.
+  std::mutex calling;
+  bool ended = false;
+  void* hook = nullptr;  // the environment's thread only
 };
 enum class Message : uint8_t { done, release };
 struct Letter {
   std::shared_ptr<Background> about;
   Message message;
 };
+
+using Hook = std::shared_ptr<Background>;
+void on_end(void* data) {
+  const std::unique_ptr<Hook> hook(static_cast<Hook*>(data));
+  std::lock_guard lock((*hook)->calling);
+  (*hook)->hook = nullptr;
+  (*hook)->ended = true;
+}
+// Added after the thread-safe function was made, so that it is called before the function goes.
+void watch_end(napi_env env, const std::shared_ptr<Background>& background) {
+  background->hook = new Hook(background);
+  if (napi_add_env_cleanup_hook(env, on_end, background->hook) == napi_ok) return;
+  delete static_cast<Hook*>(background->hook);
+  background->hook = nullptr;
+}
+void forget_end(napi_env env, Background& background) {
+  if (background.hook == nullptr) return;
+  napi_remove_env_cleanup_hook(env, on_end, background.hook);
+  delete static_cast<Hook*>(std::exchange(background.hook, nullptr));
+}
 
 // The environment may be gone (env is null): then nothing of it may be touched, and what it owned went with it.
 void receive(napi_env raw_env, napi_value, void*, void* data) {
@@ -228,17 +253,23 @@ void receive(napi_env raw_env, napi_value, void*, void* data) {
     napi_unref_threadsafe_function(raw_env, background.call);
     return;
   }
+  forget_end(raw_env, background);
   if (background.hold != nullptr) napi_delete_reference(raw_env, background.hold);
   Out out(raw_env);
   background.settle(out, background.deferred);
 }
 
-// False: the environment is ending, and the function must not be called again.
+// `done` is the last one. False: the environment is ending.
 bool send(const std::shared_ptr<Background>& about, Message message) {
+  std::lock_guard lock(about->calling);
+  if (about->ended) return false;
   auto* const letter = new Letter{about, message};
-  if (napi_call_threadsafe_function(about->call, letter, napi_tsfn_blocking) == napi_ok) return true;
-  delete letter;
-  return false;
+  if (napi_call_threadsafe_function(about->call, letter, napi_tsfn_blocking) != napi_ok) {
+    delete letter;
+    return false;
+  }
+  if (message == Message::done) napi_release_threadsafe_function(about->call, napi_tsfn_release);
+  return true;
 }
 
 std::thread quiet_thread(std::function<void()> body) {
@@ -271,11 +302,10 @@ Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::fu
     make_error(env, "ERR_ADDON", "The event loop takes no more work: its environment is ending.").ThrowAsJavaScriptException();
     return env.Undefined();
   }
+  watch_end(env, background);
   try {
     quiet_thread([background, release_ms] {
-      const auto finish = [background] {
-        if (send(background, Message::done)) napi_release_threadsafe_function(background->call, napi_tsfn_release);
-      };
+      const auto finish = [background] { send(background, Message::done); };
       if (release_ms == 0) {
         background->work();
         return finish();
@@ -304,6 +334,7 @@ Napi::Value run_in_background(Napi::Env env, std::function<void()> work, std::fu
       finish();
     }).detach();
   } catch (const std::system_error& error) {
+    forget_end(env, *background);
     napi_release_threadsafe_function(background->call, napi_tsfn_abort);
     make_system_error(env, error.code().value(), "starting a thread").ThrowAsJavaScriptException();
     return env.Undefined();
