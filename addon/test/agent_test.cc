@@ -190,10 +190,10 @@ void malformed(const std::string& directory) {
   };
   for (const char* name : {"", "/a", "a/../b", "..", "a//b", ".hicache-nixl-tmp-1"}) refused({Op::page_check, name});
   refused({static_cast<Op>(0), "a"});
-  refused({static_cast<Op>(8), "a"});
+  refused({static_cast<Op>(11), "a"});
   refused({Op::page_read, "a", slots, 1});
   refused({Op::page_read, "a", slots - 1, slot_bytes + 1});
-  refused({Op::page_read, "a", 0, 1, 32});
+  refused({Op::page_read, "a", 0, 1, 256});
 }
 
 // Off the pool: what waits ends at once, what runs is answered at once, and its memory is given back when it really ends.

@@ -31,8 +31,8 @@ describe('arguments of the native agent', () => {
   }
 
   for (const [field, values] of Object.entries({
-    op: [0, 8, 1.5, NaN],
-    flags: [32, -1],
+    op: [0, 11, 1.5, NaN],
+    flags: [256, -1],
     directory: [1, -1, 2 ** 40],
     nameOffset: [1e6, -1, NaN],
     nameLength: [1e6, 2 ** 53],
@@ -44,7 +44,8 @@ describe('arguments of the native agent', () => {
     identityLength: [321, 1e6],
     metaLength: [3001],
     word: [1024, -1],
-    wordQueued: [0, 10, 2 ** 31, 9.5]
+    wordQueued: [0, 10, 2 ** 31, 9.5],
+    recordAt: [-1, 0.5]
   })) {
     for (const value of values) {
       it(`refuses ${field} ${value}`, () => refusedDescriptor({ op: 'pageRead', name: 'page', length: 10 }, one => { one[Field[field as keyof typeof Field]] = value }))

@@ -75,7 +75,7 @@ class PosixTask final : public DirectoryPool::Task, public Event {
 
   bool start_here();  // on the agent's thread: what can be started without the pool; false = nothing was done
   void refuse();      // on the agent's thread: it waited, and will not run
-  void sum_now();     // the payload's checksum, where memory may be touched
+  void sum_in_turn();  // on the agent's thread: its checksum is due
 
   PosixPlugin* plugin = nullptr;
   Directory* directory = nullptr;
@@ -105,6 +105,7 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   bool start_segment_here();
   OpenFileRef segment_file(bool data, bool direct, bool may_open, int& error);
   Look look_at_record(bool may_block, int& error);
+  void sum_now();
   bool already_there();
   Outcome gone() const { return has(flag::foreign) ? Outcome::of(Status::stale) : Outcome::of(Status::absent); }
   void sum_meanwhile();
@@ -121,7 +122,9 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   OpenFileRef index_;  // of a foreign page
   int64_t moved_ = 0;
   int sum_error_ = 0;
-  bool summed_ = false, sum_at_pool_ = false, data_moved_ = false;
+  bool summed_ = false;
+  // Of the agent's thread alone.
+  bool sum_at_pool_ = false, data_moved_ = false;
   size_t sum_place_ = SIZE_MAX;  // in Directory::to_sum
 };
 
@@ -224,7 +227,7 @@ class PosixPlugin final : public Plugin, public Sink {
         directory.engine->reap(*this);
         commit_written(directory);
       }
-      if (PosixTask* const task = directory.to_sum[i]) task->sum_now();
+      if (PosixTask* const task = directory.to_sum[i]) task->sum_in_turn();
     }
     directory.to_sum.clear();
   }
@@ -531,8 +534,12 @@ PosixTask::Look PosixTask::look_at_record(bool may_block, int& error) {
   return same ? Look::same : Look::differs;
 }
 
-void PosixTask::sum_now() {
+void PosixTask::sum_in_turn() {
   sum_place_ = SIZE_MAX;
+  sum_now();
+}
+
+void PosixTask::sum_now() {
   const bool touched = operation->memory.touch([&] { commit_.checksum = crc64(operation->memory.data, operation->memory.length); });
   sum_error_ = touched ? 0 : ECANCELED;
   summed_ = true;
