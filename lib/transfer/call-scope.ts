@@ -22,6 +22,8 @@ export class CallScope {
   #onEnd: ((requests: TransferRequest[], error: HiCacheError) => void) | null = null
   #timer: NodeJS.Timeout | null = null
   #unsettled = 0
+  /** When the clock was started first; performance.now(). */
+  #startedAt = 0
 
   constructor(options: CallOptions, timeoutMsDefault: number) {
     this.priority = options.priority ?? 'foreground'
@@ -39,14 +41,16 @@ export class CallScope {
     this.#unsettled++
   }
 
-  /** Starts the clock. `onEnd` gets the requests that are unsettled when the deadline passes or the signal fires. */
+  /** Starts the clock; once more, it goes on with what is left of the time. `onEnd` gets the requests that are unsettled when the deadline passes or the signal fires. */
   watch(onEnd: (requests: TransferRequest[], error: HiCacheError) => void): void {
     if (this.#unsettled === 0) return
+    if (this.#timer) clearTimeout(this.#timer)
     this.#onEnd = onEnd
+    this.#startedAt ||= performance.now()
     // A signal that has fired already never tells its listeners.
     if (this.aborted) return this.#end(this.abortError())
     this.#timer = setTimeout(() => this.#end(new HiCacheError('ERR_TIMEOUT',
-      `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`)), this.#timeoutMs)
+      `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`)), Math.max(0, this.#timeoutMs - (performance.now() - this.#startedAt)))
     this.#signal?.addEventListener('abort', this.#onAbort, { once: true })
   }
 

@@ -29,7 +29,7 @@ export interface LoadSummary {
    */
   superseded: number[]
   /**
-   * Own entries in whose stead a newer copy came in while they are read (a dead writer's, taken over). They are hidden and not yet removed: write a tombstone each, and remove
+   * Own entries in whose stead a newer copy came in while they are read (another writer's). They are hidden and not yet removed: write a tombstone each, and remove
    * it and give its slot back when nothing reads it any more.
    */
   pinned: number[]
@@ -359,8 +359,8 @@ export class PageIndex {
 
   /**
    * Takes over what native code has read of a writer's folder: all of it when it is opened, or what has changed since. Pages come in, evicted ones go, generations
-   * are noted, slots of own segments that hold a page are taken. What is older than what is known of a slot is passed over. When one page is there twice, an own copy stays before another
-   * writer's, and else the one that was written last.
+   * are noted, slots of own segments that hold a page are taken. What is older than what is known of a slot is passed over. When one page is there twice, the one that was
+   * written last stays, whoever wrote it, so that all processes end with the same one.
    *
    * @param loaded from native code.
    * @param segmentOf the segment of an id, added by addSegment(); undefined = not followed (its rows are skipped).
@@ -418,7 +418,9 @@ export class PageIndex {
       const other = this.find(words, at)
       if (other >= 0) {
         const from = this.segment(other)
-        stays = from.own === segment.own ? this.writtenAt(other) <= writtenAt : segment.own
+        const before = this.writtenAt(other)
+        // Of one age, an own copy: it is there as long as we want it.
+        stays = before < writtenAt || (before === writtenAt && (segment.own || !from.own))
         if (stays && from.own && this.pins(other) > 0) {
           listener.leave?.(other, from)
           this.hide(other)

@@ -14,6 +14,8 @@ import { TombstoneHold } from './tombstone-hold.js'
 
 /** How often the other writers' changes are read: their pages are seen within 50 ms. */
 const POLL_EVERY_MS = 40
+/** How long a read waits for a look at what the others have changed. */
+const POLL_MS_MAX = 100
 /** How often dead writers' folders are taken over, at most. */
 const ADOPT_EVERY_MS = 1000
 
@@ -82,6 +84,8 @@ export class SegmentDirectory {
   }
 
   get writable(): boolean { return this.opened.folder !== '' }
+  /** Has anybody else pages here, as far as is known? */
+  get shared(): boolean { return this.#others.length > 0 }
   get liveWriters(): number { return this.#others.reduce((sum, { live }) => sum + (live ? 1 : 0), 0) }
   get foreignPages(): number {
     let pages = 0
@@ -90,6 +94,7 @@ export class SegmentDirectory {
   }
 
   start(): void {
+    void this.poll()
     this.#timer = setInterval(() => { void this.poll() }, POLL_EVERY_MS).unref()
   }
 
@@ -117,6 +122,12 @@ export class SegmentDirectory {
     return segment.number >= 0 && segment.entries[slot] === entry && segment.generations[slot] === generation && !this.index.isHidden(entry)
   }
 
+  /** What a lookup answered stays for a while. Another writer's pages are not ours to keep. */
+  lease(entry: number, now: number): void {
+    const segment = this.index.segment(entry)
+    if (segment.own) this.space.classOf(segment.extentBytes).leases.lease(entry, now)
+  }
+
   /** A page goes: of ours with a tombstone; another writer's is forgotten here, and stays there. */
   drop(entry: number, written?: (ok: boolean) => void): void {
     if (this.index.segment(entry).own) {
@@ -133,6 +144,15 @@ export class SegmentDirectory {
       if (!this.#stopped) this.#o.logger.debug('The other writers could not be followed.', { path: this.opened.path, error: String(error) })
     }).finally(() => { this.#polling = null })
     await this.#polling
+  }
+
+  /** poll(), for a request that waits for it: not for longer than a healthy disk takes. */
+  async pollSoon(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    // One that is under way may have read before the page was written.
+    const polled = (this.#polling ?? Promise.resolve()).then(() => this.poll())
+    await Promise.race([polled, new Promise(resolve => { timer = setTimeout(resolve, POLL_MS_MAX) })])
+    clearTimeout(timer)
   }
 
   /** Takes over what dead writers of this machine left. Answers how many segments that were. */
@@ -192,8 +212,14 @@ export class SegmentDirectory {
       this.index.addSegment(segment)
       followed.segments.set(id, segment)
     }
-    const { superseded } = this.index.load(loaded, id => followed.segments.get(id), { leave: (entry, segment) => { this.#forgetPolicy(entry, segment) } })
-    this.#bury(superseded)
+    const { superseded, pinned } = this.index.load(loaded, id => followed.segments.get(id), { leave: (entry, segment) => { this.#forgetPolicy(entry, segment) } })
+    this.#replaced(superseded, pinned)
+  }
+
+  /** Pages of ours in whose stead a newer copy came in: given up, those that are being read once the last read is over. */
+  #replaced(superseded: readonly number[], pinned: readonly number[]): void {
+    for (const entry of pinned) this.space.entomb(entry)
+    for (let i = 0; i < superseded.length; i += 2) this.space.bury(this.index.segmentOf(superseded[i]!), superseded[i + 1]!)
   }
 
   #forget(followed: Followed, id: number): void {
@@ -227,18 +253,11 @@ export class SegmentDirectory {
       this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1)
     }
     if (loaded.damaged > 0) this.#o.metrics.count('segment_records_damaged', loaded.damaged)
-    // Read while a dead writer's newer copy came in: given up as any page that is read, its slot is free when the last read is over.
-    for (const entry of pinned) this.space.entomb(entry)
-    this.#bury(superseded)
+    this.#replaced(superseded, pinned)
   }
 
   #forgetPolicy(entry: number, segment: Segment): void {
     if (segment.own) this.space.classOf(segment.extentBytes).policy.remove(entry)
-  }
-
-  /** Slots with an older copy of a page that is known from elsewhere. */
-  #bury(superseded: readonly number[]): void {
-    for (let i = 0; i < superseded.length; i += 2) this.space.bury(this.index.segmentOf(superseded[i]!), superseded[i + 1]!)
   }
 
   #entomb(segment: Segment, slot: number, done: (written: boolean) => void): void {

@@ -63,6 +63,7 @@ interface ClassState { readonly cls: SizeClass; busy: boolean; dying: number; ev
 export class SegmentSpace {
   readonly #o: SegmentSpaceOptions
   readonly #classes = new Map<number, ClassState>()
+  #lastClass: SizeClass | null = null
   /** Segments that are to be empty, and what then. */
   readonly #leaving = new Map<Segment, () => void>()
   /** Tombstones that could not be written; they are tried again. */
@@ -84,7 +85,11 @@ export class SegmentSpace {
   get freeSlots(): number { return [...this.#classes.values()].reduce((sum, { cls }) => sum + cls.freeSlots, 0) }
   get slots(): number { return [...this.#classes.values()].reduce((sum, { cls }) => sum + cls.slots, 0) }
 
-  classOf(extentBytes: number): SizeClass { return this.#stateOf(extentBytes).cls }
+  classOf(extentBytes: number): SizeClass {
+    // Almost always there is one size, and lookups ask for each page.
+    if (this.#lastClass?.extentBytes !== extentBytes) this.#lastClass = this.#stateOf(extentBytes).cls
+    return this.#lastClass
+  }
 
   /** An own segment that was there before, or was taken over from a dead writer. */
   add(segment: Segment): void {

@@ -25,6 +25,8 @@ import { WriteHold } from './write-hold.js'
 const LENGTH_TRIES_MAX = 4
 /** What a record and the index have room for. */
 const PAGE_BYTES_MAX = 2 ** 32 - BLOCK_BYTES
+/** Keys that are looked up together. */
+const LOOKUP_ROUND = 128
 /** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
 const CHAIN_HINTS_MAX = 4096
 /** Pages that verify() reads at once. */
@@ -53,6 +55,8 @@ export class SegmentStore implements PageStore {
   readonly #metas = new WeakMap<Uint8Array, PageMeta>()
   readonly #chainHints = new Map<string, string>()
   readonly #scratch = new Uint32Array(4)
+  readonly #roundDigests = new Uint32Array(4 * LOOKUP_ROUND)
+  readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
   #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
   #lastScope: { tail: string; scope: Uint8Array } | null = null
 
@@ -127,33 +131,37 @@ export class SegmentStore implements PageStore {
     })
   }
 
-  leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number {
-    const now = performance.now()
-    const single = this.#directories.length === 1
+  leading(keys: readonly string[], tails: readonly string[]): number {
+    let there = keys.length
+    for (const tail of tails) there = this.#leading(keys, tail, there)
+    this.#o.metrics.lookups(there, there < keys.length ? there + 1 : there)
+    const missing = keys[there]
+    if (missing !== undefined && there > 0) for (const tail of tails) this.#hint(missing + tail, keys[there - 1]! + tail)
+    return there
+  }
+
+  /** How many of the first `count` keys are there with this tail. Round by round: the digests of some keys, then their entries, so that the memory's latencies overlap. */
+  #leading(keys: readonly string[], tail: string, count: number): number {
     const { batcher } = this.#o
-    for (let i = 0; i < keys.length; i++) {
-      const key = keys[i]!
-      for (const tail of tails) {
-        const number = single ? 0 : this.#layout.directoryOf(key + tail)
-        const { index, space } = this.#directories[number]!
-        this.#digest.of(key, tail, this.#scratch)
-        const entry = index.find(this.#scratch)
-        if (entry >= 0) {
-          const segment = index.segment(entry)
-          if (segment.own) space.classOf(segment.extentBytes).leases.lease(entry, now)
-        }
+    const now = performance.now()
+    const down = this.#directories.map((_, number) => this.#o.unavailable(number))
+    const digests = this.#roundDigests
+    const entries = this.#roundEntries
+    for (let at = 0; at < count; at += LOOKUP_ROUND) {
+      const round = Math.min(LOOKUP_ROUND, count - at)
+      for (let i = 0; i < round; i++) this.#digest.of(keys[at + i]!, tail, digests, 4 * i)
+      if (this.#directories.length === 1) this.#directories[0]!.index.findMany(digests, round, entries)
+      else for (let i = 0; i < round; i++) entries[i] = this.#directories[this.#layout.directoryOf(keys[at + i]! + tail)]!.index.find(digests, 4 * i)
+      for (let i = 0; i < round; i++) {
+        const entry = entries[i]!
+        const number = this.#directories.length === 1 ? 0 : this.#layout.directoryOf(keys[at + i]! + tail)
         // What is on its way counts as done: the last call wins.
-        const underWay = batcher.unsettled > 0 ? batcher.underWay(key + tail) : null
-        if (underWay === 'delete' || (entry < 0 && underWay === null) || this.#o.unavailable(number)) {
-          this.#o.metrics.lookups(i, i + 1)
-          if (i > 0) this.#hint(key + tail, keys[i - 1]! + tail)
-          return i
-        }
+        const underWay = batcher.unsettled > 0 ? batcher.underWay(keys[at + i]! + tail) : null
+        if (underWay === 'delete' || (entry < 0 && underWay === null) || down[number] === true) return at + i
+        if (entry >= 0) this.#directories[number]!.lease(entry, now)
       }
     }
-    void scope
-    this.#o.metrics.lookups(keys.length, keys.length)
-    return keys.length
+    return count
   }
 
   async remove(storedKeys: readonly string[], scope: CallScope): Promise<boolean> {
@@ -301,6 +309,7 @@ export class SegmentStore implements PageStore {
     const digest = this.#digestOf(storedKey)
     const miss = (reason: MissReason): void => { end({ ok: false, status: 'miss', key, reason }, 0) }
     let tries = 0
+    let polled = false
 
     const readNow = (length: number): void => {
       tries++
@@ -318,6 +327,16 @@ export class SegmentStore implements PageStore {
         return readNow(result.length)
       }
       const reason = missReason(result.status)
+      if ((reason === 'absent' || reason === 'stale') && !polled && directory.shared) {
+        // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
+        polled = true
+        void directory.pollSoon().then(() => {
+          if (this.#o.stage() !== 'open' || directory.index.find(digest) < 0) return miss(reason)
+          start()
+          scope.watch(this.#o.batcher.cancel)
+        })
+        return
+      }
       if (reason) {
         if (reason === 'corrupt') this.#o.metrics.count('segment_corrupt_pages')
         return miss(reason)
@@ -330,9 +349,12 @@ export class SegmentStore implements PageStore {
       if (storage.current) landed[i] = { entry: storage.entry, segment: storage.segment!, slot: storage.slot, generation: storage.generation, written: false }
       end(hit(page, result, meta, this.#o.arena, true), length)
     }
-    const entry = directory.index.find(digest)
-    // Unknown pages may be on their way to storage: the write says their length.
-    readNow(host ? host.bytes.byteLength : entry >= 0 ? directory.index.length(entry) : 1)
+    const start = (): void => {
+      const entry = directory.index.find(digest)
+      // Unknown pages may be on their way to storage: the write says their length.
+      readNow(host ? host.bytes.byteLength : entry >= 0 ? directory.index.length(entry) : 1)
+    }
+    start()
   }
 
   /** Tells the policies what was written and read, in the order of the call: what comes before a page is what it builds on. */
