@@ -82,6 +82,28 @@ describe('bench', () => {
     expect(lookups[0]!.lookupsPerCpuSecond).to.be.greaterThan(0)
   })
 
+  it('measures the segment layout over segments that are used again, what it reads being what it keeps', async () => {
+    const { runs, lookups } = await bench('--layout', 'segment', '--ops', 'write,read,set,get,one-batch,mix,lookup', '--capacity', '8MiB', '--only', 'hicache')
+    expect(runs.map(({ op, zeroCopy }) => `${String(op)} ${String(zeroCopy)}`)).to.have.members(
+      ['write', 'set', 'one-batch-write', 'read', 'get', 'one-batch-read', 'mix'].flatMap(op => [`${op} true`, `${op} false`]))
+    for (const run of runs) {
+      expect(run).to.include({ storageLayout: 'segment', capacityBytes: 8 * 2 ** 20, checksum: true })
+      expect(run.mibPerSecond, String(run.op)).to.be.greaterThan(0)
+    }
+    expect(lookups[0]).to.include({ storageLayout: 'segment', pages: 16 })
+    expect(await readdir(folder)).to.deep.equal([])
+  })
+
+  it('wears a store out', async () => {
+    const { churn, runs } = await bench('--layout', 'segment', '--ops', 'churn', '--capacity', '4MiB', '--evictions', '200', '--zero-copy', '--only', 'hicache,limit')
+    expect(runs).to.deep.equal([])
+    expect(churn).to.have.length(1)
+    expect(churn[0]).to.include({ storageLayout: 'segment', pageBytes: 65536, capacityBytes: 4 * 2 ** 20, zeroCopy: true, rounds: 2 })
+    expect(churn[0]!.evictions).to.be.at.least(200)
+    for (const figure of ['firstMibPerSecond', 'lastMibPerSecond', 'ratio', 'ratioOfLimitRatios']) expect(churn[0]![figure], figure).to.be.greaterThan(0)
+    expect(await readdir(folder)).to.deep.equal([])
+  })
+
   it('opens a store for each engine and each number of workers', async () => {
     const { runs } = await bench('--layout', 'file', '--engine', 'aio,posix_aio', '--workers', '1,2', '--ops', 'write', '--only', 'hicache', '--zero-copy')
     expect(runs.map(({ workers, engine }) => `${String(workers)} ${String(engine)}`)).to.have.members(['1 aio', '2 aio', '1 posix_aio', '2 posix_aio'])
@@ -109,8 +131,9 @@ describe('bench', () => {
 describe('steps of a round', () => {
   it('are those asked for, and what they need', () => {
     expect([...measuredSteps(['one-batch', 'churn', 'get'])]).to.have.members(['one-batch-write', 'one-batch-read', 'get'])
-    expect([...ownSteps(measuredSteps(['lookup']))]).to.have.members(['lookup', 'write'])
-    expect([...ownSteps(measuredSteps(['set']))]).to.deep.equal(['set'])
+    expect([...ownSteps(measuredSteps(['lookup']), false)]).to.have.members(['lookup', 'write'])
+    expect([...ownSteps(measuredSteps(['lookup']), true)]).to.deep.equal(['lookup'])
+    expect([...ownSteps(measuredSteps(['set']), false)]).to.deep.equal(['set'])
     expect([...limitSteps(measuredSteps(['set', 'get', 'mix', 'lookup']))]).to.have.members(['write', 'read'])
   })
 })

@@ -19,17 +19,17 @@ export const usage = ''
 
 export const options: OptionSpecs = {
   ...STORE_OPTIONS,
-  layout: { type: 'string', value: 'LIST', help: 'Layouts, with commas between: file, segment. Default: that of --storage-layout, else the store\'s own default.' },
+  layout: { type: 'string', value: 'LIST', help: 'Layouts, with commas between: file, segment. Default: that of --storage-layout, else segment.' },
   engine: { type: 'string', value: 'LIST', help: 'Engines, with commas between: auto, io_uring, aio, posix_aio. Default: auto, which is what the configuration says.' },
   workers: { type: 'string', value: 'LIST', help: 'Worker threads, with commas between, 1 to 64 each. Default: 2.' },
-  capacity: { type: 'string', value: 'SIZE', help: 'Bytes of a store of the segment layout. Default: two and a half times what a round writes into it.' },
+  capacity: { type: 'string', value: 'SIZE', help: 'Bytes of a store of the segment layout. Default: twice what a round writes into it and reads from it.' },
   dir: { type: 'string', value: 'DIR', help: 'Work in exactly this directory, instead of in a fresh one inside --storage-dir.' },
   'page-bytes': { type: 'string', value: 'LIST', help: 'Page sizes, with commas between. Default: 64k,1m.' },
   batch: { type: 'string', value: 'LIST', help: 'Pages of one call, with commas between. Default: 32 MiB worth of pages, at most 128.' },
   'in-flight': { type: 'string', value: 'N', help: 'Calls at once, 1 to 64. Default: 3.' },
   ops: { type: 'string', value: 'LIST', help: 'write, read, set, get, one-batch, mix, lookup, churn; see below. Default: write,read.' },
-  rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 5; one more comes first, unmeasured.' },
-  bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 128MiB, or three calls for each one in flight where that is more.' },
+  rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 3; one more comes first, unmeasured.' },
+  bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 128MiB, or three calls for each one in flight where that is more; 64MiB at most for fs, lmdb and loop.' },
   'write-load': { type: 'string', value: 'SIZE', help: 'mix: bytes that are being written at any time. Default: what the calls in flight hold. 0: none.' },
   'reads-in-flight': { type: 'string', value: 'N', help: 'mix: pages that are being read at any time, 1 to 256. Default: 4.' },
   lookups: { type: 'string', value: 'N', help: 'lookup: keys asked for in a round. Default: 1000000; each page once in the file layout.' },
@@ -51,7 +51,7 @@ write and read move batches; set and get move single pages, a batch of them in o
 written, beside a C++ ring (ring) that does the same. lookup asks batchExists() for page hashes. churn (segment layout) fills a store, passes over it once, evicts --evictions pages and \
 passes over it again, the device's limit in between.
 
-A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were. Every page that is read is checked, a stamp of each and \
+A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were; what is read there are pages that it keeps from the first round on. Every page that is read is checked, a stamp of each and \
 all bytes of the last ones. Making contents, touching the memory and removing files (at the end, where there is room) are not timed. A page's time is that from handing it over \
 until its outcome is known: pages of one batch share the time of the call. What is read through the page cache never meets the device.`
 
@@ -109,12 +109,13 @@ export async function run(context: CommandContext): Promise<number> {
 /** Bytes that pages of one size take: what every round adds, what is there once, and what churn takes afterwards. */
 function spaceOf(plan: BenchPlan, pageBytes: number): { round: number; fixed: number; churn: number } {
   const bytes = plan.pagesFor(pageBytes) * pageBytes
+  const device = Math.max(bytes, plan.measured.has('mix') ? plan.mixPages(pageBytes) * pageBytes : 0)
   const ours = plan.only.has('hicache') && plan.measured.size > 0 ? plan.stores : []
-  const count = (layout: string): number => ours.filter(store => store.layout === layout).length
+  const files = ours.filter(({ layout }) => layout === 'file')
   const peers = peerSteps(plan.measured).size === 0 ? 0 : Object.entries(PEER_STORES).reduce((sum, [peer, stores]) => sum + (plan.only.has(peer as keyof typeof PEER_STORES) ? stores : 0), 0)
   return {
-    round: (peers * bytes + count('file') * plan.roundBytes(pageBytes)) * SPACE_FACTOR,
-    fixed: (bytes + count('segment') * plan.capacityFor(pageBytes)) * SPACE_FACTOR,
+    round: (peers * bytes + files.reduce((sum, store) => sum + plan.roundBytes(pageBytes, store), 0)) * SPACE_FACTOR,
+    fixed: (device + (ours.length - files.length) * plan.capacityFor(pageBytes)) * SPACE_FACTOR,
     churn: plan.ops.includes('churn') ? (bytes + plan.stores.length * plan.churnCapacity(pageBytes)) * SPACE_FACTOR : 0,
   }
 }

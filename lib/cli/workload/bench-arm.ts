@@ -55,11 +55,16 @@ export function baseOf(op: BenchOp): 'write' | 'read' | null {
   return op === 'read' || op === 'get' || op === 'one-batch-read' ? 'read' : null
 }
 
-/** Of this package: everything that is measured, and writing what the others need. */
-export function ownSteps(measured: ReadonlySet<BenchOp>): ReadonlySet<BenchOp> {
+/** Of this package: everything that is measured, and writing what the others need, where a store does not keep what is read (`keeps`). */
+export function ownSteps(measured: ReadonlySet<BenchOp>, keeps: boolean): ReadonlySet<BenchOp> {
   const steps = new Set(measured)
-  if (['read', 'get', 'one-batch-read', 'mix', 'lookup'].some(op => measured.has(op as BenchOp))) steps.add('write')
+  if (!keeps && readsPages(measured)) steps.add('write')
   return steps
+}
+
+/** Is there anything that needs pages to be there? */
+export function readsPages(measured: ReadonlySet<BenchOp>): boolean {
+  return ['read', 'get', 'one-batch-read', 'mix', 'lookup'].some(op => measured.has(op as BenchOp))
 }
 
 /** Of the device's limit. */

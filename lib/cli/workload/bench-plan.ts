@@ -1,7 +1,7 @@
 import type { Options } from '../command.js'
 import { parseBytes } from '../format.js'
 import { UsageError } from '../usage-error.js'
-import { measuredSteps, OPS, ownSteps, type BenchOp, type RequestedOp } from './bench-arm.js'
+import { measuredSteps, OPS, ownSteps, readsPages, type BenchOp, type RequestedOp } from './bench-arm.js'
 
 const MIB = 2 ** 20
 const BLOCK_BYTES = 4096
@@ -9,8 +9,11 @@ const BATCH_BYTES = 32 * MIB
 const BATCH_PAGES_MAX = 128
 /** Of calls in a round, for each that is in flight: fewer, and beginning and end weigh more than the middle. */
 const CALLS_A_LANE = 3
-/** A store that holds less than this over its rounds' own pages would have to choose which of them it keeps. */
-const CAPACITY_FACTOR = 2.5
+/** A store that holds less than this over what a round writes and reads would have to give up pages that are read. */
+const CAPACITY_FACTOR = 2
+const PEER_BYTES = 64 * MIB
+/** Of a mix: as much as is being written at any time, so many times. */
+const MIX_LOADS = 8
 const CAPACITY_MIN = 128 * MIB
 const WRITING_STEPS: readonly BenchOp[] = ['write', 'set', 'one-batch-write', 'mix']
 
@@ -19,8 +22,8 @@ export type Contestant = typeof CONTESTANTS[number]
 
 export const LAYOUTS = ['file', 'segment'] as const
 export type Layout = typeof LAYOUTS[number]
-/** Until the segment layout is the store's own default. */
-const DEFAULT_LAYOUT: Layout = 'file'
+/** What a store in a fresh directory is. */
+const DEFAULT_LAYOUT: Layout = 'segment'
 
 export const ENGINES = ['auto', 'io_uring', 'aio', 'posix_aio'] as const
 export type Engine = typeof ENGINES[number]
@@ -78,7 +81,7 @@ export class BenchPlan {
     const workers = list(options, 'workers', '2').map(text => wholeNumber(text, 'workers', '1 to 64', 64))
     this.stores = layouts.flatMap(layout => engines.flatMap(engine => workers.map(count => ({ layout, engine, workers: count }))))
     this.inFlight = options.integer('in-flight', { min: 1, max: 64 }) ?? 3
-    this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 5)
+    this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 3)
     this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? null
     this.threads = options.integer('threads', { min: 1, max: 64 }) ?? null
     this.capacity = options.bytes('capacity', { min: MIB }) ?? null
@@ -104,6 +107,12 @@ export class BenchPlan {
     return Math.max(1, pages)
   }
 
+  /** Of fs.promises, lmdb and the C++ loop: a rate needs no more bytes than these, and some of them are slow. */
+  peerPagesFor(pageBytes: number): number {
+    const pages = this.pagesFor(pageBytes)
+    return this.bytes === null ? Math.min(pages, Math.max(1, Math.floor(PEER_BYTES / pageBytes))) : pages
+  }
+
   /** Pages of a mix that are being written at any time, by as many calls as are in flight elsewhere. */
   mixWrites(pageBytes: number, batch: number): number {
     const most = this.inFlight * batch
@@ -111,16 +120,24 @@ export class BenchPlan {
     return this.writeLoad === 0 ? 0 : Math.min(most, Math.max(1, Math.floor(this.writeLoad / pageBytes)))
   }
 
-  /** Bytes that one store of this page size is written in a round. */
-  roundBytes(pageBytes: number): number {
-    const steps = ownSteps(this.measured)
-    return WRITING_STEPS.filter(step => steps.has(step)).length * this.batchesFor(pageBytes).length * this.zeroCopy.length * this.pagesFor(pageBytes) * pageBytes
+  /** Pages that a mix writes in a round: a load that lasts for a while, however small the round is. */
+  mixPages(pageBytes: number): number { return Math.max(this.pagesFor(pageBytes), MIX_LOADS * Math.max(...this.batchesFor(pageBytes).map(batch => this.mixWrites(pageBytes, batch)))) }
+
+  /** Bytes that are written into one store of this page size in a round. */
+  roundBytes(pageBytes: number, { layout }: Pick<StoreKind, 'layout'>): number {
+    const steps = ownSteps(this.measured, layout === 'segment')
+    const pages = WRITING_STEPS.filter(step => steps.has(step)).reduce((sum, step) => sum + (step === 'mix' ? this.mixPages(pageBytes) : this.pagesFor(pageBytes)), 0)
+    return this.armBytes(pageBytes) / this.pagesFor(pageBytes) * pages
   }
 
-  /** Bytes of a store of the segment layout: the rounds' pages, and so much more that a policy does not have to choose among them. */
+  /** Bytes of a store of the segment layout: what a round writes, what is read, and so much more that a policy has something else to give up. */
   capacityFor(pageBytes: number): number {
-    return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, this.roundBytes(pageBytes) * CAPACITY_FACTOR) / MIB) * MIB
+    const bytes = this.roundBytes(pageBytes, { layout: 'segment' }) + (readsPages(this.measured) ? this.armBytes(pageBytes) : 0)
+    return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, bytes * CAPACITY_FACTOR) / MIB) * MIB
   }
+
+  /** Bytes of one step of all arms of a store. */
+  private armBytes(pageBytes: number): number { return this.batchesFor(pageBytes).length * this.zeroCopy.length * this.pagesFor(pageBytes) * pageBytes }
 
   /** Bytes of the store that `churn` wears out: so that one pass over it is about all rounds. */
   churnCapacity(pageBytes: number): number {

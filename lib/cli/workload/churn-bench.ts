@@ -56,7 +56,7 @@ export class ChurnBench {
     const { buffers, bytes } = pageBuffers(store.cache, zeroCopy, count, pageBytes)
     const steps = new Set(['write'] as const)
     const arm = new HiCacheArm({
-      name: `churn-${nameOf(store.kind)}`, cache: store.cache, pageBytes, pages, batch, inFlight: plan.inFlight, buffers, bytes, steps, recycles: true, mix: { writes: 0, reads: 1 }, lookups: 1,
+      name: `churn-${nameOf(store.kind)}`, cache: store.cache, pageBytes, pages, batch, inFlight: plan.inFlight, buffers, bytes, steps, recycles: true, mix: { pages: 1, writes: 0, reads: 1 }, lookups: 1,
     })
     const limit = plan.only.has('limit') ? new DeviceLimitArm({ bench, directory: join(folder, 'limit'), pageBytes, pages, queueDepth: limitQueueDepth(pageBytes), steps }) : null
 

@@ -22,10 +22,13 @@ export interface HiCacheArmOptions {
   readonly buffers: readonly Target[]
   /** The bytes of the same buffers. */
   readonly bytes: readonly Uint8Array[]
-  /** The store makes room itself (segment layout): nothing is removed here, and a page of this round may have gone already. */
+  /**
+   * The store makes room itself (segment layout): nothing is removed here. What is read is then not what this round wrote, of which a policy may have given up a part for the pages of
+   * another arm, but pages that are there from the first round on and are read in every one: those that a store keeps.
+   */
   readonly recycles: boolean
-  /** Of a mix: pages written at once in all, and pages read at once, one a call. */
-  readonly mix: { readonly writes: number; readonly reads: number }
+  /** Of a mix: pages written in all, pages being written at any time, and pages being read, one a call. */
+  readonly mix: { readonly pages: number; readonly writes: number; readonly reads: number }
   /** Keys to look up in a round. */
   readonly lookups: number
   readonly steps: ReadonlySet<BenchOp>
@@ -40,7 +43,9 @@ interface Call {
 }
 
 /** Pages are told apart by what wrote them. */
-const KINDS = ['write', 'set', 'one-batch-write', 'mix'] as const
+const KINDS = ['write', 'set', 'one-batch-write', 'mix', 'kept'] as const
+/** A page that is to be kept may make room for another one of its own kind before it has been read for the first time. */
+const KEEP_TRIES = 3
 type Kind = typeof KINDS[number]
 
 /** This package, through its public calls. */
@@ -71,10 +76,11 @@ export class HiCacheArm implements BenchArm {
   }
 
   async discard(round: number): Promise<void> {
-    const { recycles, pages, cache } = this.options
+    const { recycles, cache, mix } = this.options
     if (recycles) return
     for (const kind of KINDS) {
-      if (!this.steps.has(kind)) continue
+      if (kind === 'kept' || !this.steps.has(kind)) continue
+      const pages = kind === 'mix' ? mix.pages : this.options.pages
       for (let start = 0; start < pages; start += 1024) {
         const keys = Array.from({ length: Math.min(1024, pages - start) }, (_, index) => this.key(kind, round, start + index))
         await Promise.all(keys.map(async key => await cache.delete(key)))
@@ -117,7 +123,7 @@ export class HiCacheArm implements BenchArm {
   // Reads ---------------------------------------------------------------------------------------------------------------------------------
 
   private async readCalls(round: number, lanes: number): Promise<ArmSample> {
-    const calls = await this.presentCalls(round)
+    const calls = await this.readableCalls(round)
     this.stamped.clear()
     const last = new Map<number, number>()
     let missed = 0
@@ -134,7 +140,7 @@ export class HiCacheArm implements BenchArm {
 
   /** One get() a page, all those of a batch in one turn. */
   private async getCalls(round: number): Promise<ArmSample> {
-    const calls = await this.presentCalls(round)
+    const calls = await this.readableCalls(round)
     this.stamped.clear()
     const last = new Map<number, number>()
     let missed = 0
@@ -160,14 +166,14 @@ export class HiCacheArm implements BenchArm {
   }
 
   private expectPage(round: number, page: number, buffer: number, last: Map<number, number>): void {
-    if (!this.stamped.has(buffer, StampedBuffers.stamp(round, 0, page))) throw new HiCacheError('ERR_CORRUPT', `${this.name}: page ${page} was read as a hit, with another page's bytes`)
+    if (!this.stamped.has(buffer, this.readStamp(round, page))) throw new HiCacheError('ERR_CORRUPT', `${this.name}: page ${page} was read as a hit, with another page's bytes`)
     last.set(buffer, page)
   }
 
   /** The last page of each buffer speaks, with all its bytes, for those that came through it before. */
   private checked(round: number, sample: ArmSample, missed: number, last: ReadonlyMap<number, number>): ArmSample {
     for (const [buffer, page] of last) {
-      const wrong = this.stamped.wrongBytes(buffer, this.bufferOf(page), StampedBuffers.stamp(round, 0, page))
+      const wrong = this.stamped.wrongBytes(buffer, this.bufferOf(page), this.readStamp(round, page))
       if (wrong > 0) throw new HiCacheError('ERR_CORRUPT', `${this.name}: ${wrong} wrong bytes in page ${page}, which was read as a hit`)
     }
     const bytes = sample.bytes - missed * this.options.pageBytes
@@ -175,19 +181,39 @@ export class HiCacheArm implements BenchArm {
     return { ...sample, bytes }
   }
 
-  /** The round's written pages as calls, without those that have made room for others since. */
-  private async presentCalls(round: number): Promise<Call[]> {
-    if (!this.options.recycles) return this.calls('write', round)
-    const present = await this.present(round)
-    return this.calls('write', round, page => present[page] === 1)
+  /** Pages that are read are those of the round, or those that the store keeps. */
+  private readKey(round: number, page: number): string { return this.options.recycles ? this.key('kept', 0, page) : this.key('write', round, page) }
+
+  private readStamp(round: number, page: number): number {
+    return this.options.recycles ? StampedBuffers.stamp(0, KINDS.indexOf('kept'), page) : StampedBuffers.stamp(round, KINDS.indexOf('write'), page)
   }
 
-  private async present(round: number): Promise<Uint8Array> {
+  private async readableCalls(round: number): Promise<Call[]> {
+    const readable = await this.readable()
+    return this.options.recycles ? this.calls('kept', 0, page => readable[page] === 1) : this.calls('write', round)
+  }
+
+  /** 1 for each page that can be read. Stores those that are to be kept and are not there. */
+  private async readable(): Promise<Uint8Array> {
+    const { recycles, cache, pages } = this.options
+    if (!recycles) return new Uint8Array(pages).fill(1)
+    for (let attempt = 0; ; attempt++) {
+      const present = await this.present()
+      if (attempt === KEEP_TRIES || !present.includes(0)) return present
+      this.stamped.fill(buffer => buffer)
+      for (const call of this.calls('kept', 0, page => present[page] === 0)) {
+        call.pages.forEach(page => this.stamped.stamp(this.bufferOf(page), this.readStamp(0, page)))
+        for (const outcome of await cache.write(call.entries)) if (!outcome.ok) throw unexpected(this.name, outcome)
+      }
+    }
+  }
+
+  private async present(): Promise<Uint8Array> {
     const { cache, pages } = this.options
     const present = new Uint8Array(pages)
     for (let start = 0; start < pages; start += PRESENCE_CALLS) {
       await Promise.all(Array.from({ length: Math.min(PRESENCE_CALLS, pages - start) }, async (_, index) => {
-        present[start + index] = await cache.exists(this.key('write', round, start + index)) ? 1 : 0
+        present[start + index] = await cache.exists(this.readKey(0, start + index)) ? 1 : 0
       }))
     }
     return present
@@ -198,7 +224,7 @@ export class HiCacheArm implements BenchArm {
   /** Reads of single pages for as long as the full load of writes lasts. Writes of no page at all: as many reads as there are pages. */
   private async mix(round: number): Promise<ArmSample> {
     const { cache, pages, pageBytes, batch, inFlight, buffers, mix } = this.options
-    const present = this.options.recycles ? await this.present(round) : new Uint8Array(pages).fill(1)
+    const present = await this.readable()
     const readable = [...present.keys()].filter(page => present[page] === 1)
     if (readable.length * 2 < pages) throw tooFew(this.name)
     const firstReader = batch * inFlight
@@ -215,7 +241,7 @@ export class HiCacheArm implements BenchArm {
 
     const write = async (lane: number): Promise<void> => {
       while (full) {
-        if (nextWrite + writeBatch > pages) {
+        if (nextWrite + writeBatch > mix.pages) {
           full = false
           return
         }
@@ -244,7 +270,7 @@ export class HiCacheArm implements BenchArm {
         const buffer = firstReader + reader
         reads++
         const started = performance.now()
-        const [outcome] = await cache.read([[this.key('write', round, page), buffers[buffer]!] as const])
+        const [outcome] = await cache.read([[this.readKey(round, page), buffers[buffer]!] as const])
         const took = (performance.now() - started) * 1000
         if (this.missed(outcome!)) missed++
         else {
@@ -267,7 +293,7 @@ export class HiCacheArm implements BenchArm {
 
   private async lookup(round: number): Promise<ArmSample> {
     const { cache, lookups, batch, recycles } = this.options
-    const lists = (await this.presentCalls(round)).map(call => call.entries.map(([key]) => key))
+    const lists = (await this.readableCalls(round)).map(call => call.entries.map(([key]) => key))
     const callUs: number[] = []
     let done = 0
     const watched = await this.watched(async () => {
@@ -357,5 +383,5 @@ function unexpected(arm: string, outcome: ReadOutcome<unknown> | WriteOutcome): 
 }
 
 function tooFew(arm: string): HiCacheError {
-  return new HiCacheError('ERR_IO', `${arm}: most pages of the round made room for others before they were read; give the stores more room with --capacity`)
+  return new HiCacheError('ERR_IO', `${arm}: most of the pages that are read made room for others; give the stores more room with --capacity`)
 }

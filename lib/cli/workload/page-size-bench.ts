@@ -66,8 +66,8 @@ export class PageSizeBench {
   /** Measurements that run() will make, those of the unmeasured round included, and what fills stores before it. */
   static steps(plan: BenchPlan, pageBytes: number, direct: boolean): number {
     const { only, measured } = plan
-    const stores = only.has('hicache') ? plan.stores.length : 0
-    const ours = stores * plan.batchesFor(pageBytes).length * plan.zeroCopy.length * ownSteps(measured).size
+    const stores = only.has('hicache') ? plan.stores.map(({ layout }) => ownSteps(measured, layout === 'segment').size) : []
+    const ours = stores.reduce((sum, count) => sum + count, 0) * plan.batchesFor(pageBytes).length * plan.zeroCopy.length
     const peers = peerSteps(measured).size * ((only.has('loop') ? 1 : 0) + (only.has('fs') ? (direct ? 2 : 1) : 0) + (only.has('lmdb') ? 2 : 0))
     const limits = (only.has('limit') ? limitSteps(measured).size : 0) + (only.has('ring') ? ringSteps(measured).size : 0)
     return (ours + peers + limits) * (plan.rounds + 1) + (ours === 0 ? 0 : plan.stores.filter(({ layout }) => layout === 'segment').length)
@@ -94,6 +94,7 @@ export class PageSizeBench {
     const { plan, bench, direct, pageBytes } = this.options
     const { only, measured } = plan
     const { pages } = this
+    const peerPages = plan.peerPagesFor(pageBytes)
     const inside = async (name: string): Promise<string> => {
       await mkdir(join(folder, name), { recursive: true, mode: 0o700 })
       return join(folder, name)
@@ -102,22 +103,22 @@ export class PageSizeBench {
     if (only.has('limit')) add(new DeviceLimitArm({ bench, directory: await inside('limit'), pageBytes, pages, queueDepth: limitQueueDepth(pageBytes), steps: limitSteps(measured) }))
     if (only.has('ring')) {
       const writesInFlight = plan.mixWrites(pageBytes, this.batches[0]!)
-      add(new MixRingArm({ bench, directory: await inside('limit'), pageBytes, pages, writesInFlight, readsInFlight: plan.readsInFlight, steps: ringSteps(measured) }))
+      add(new MixRingArm({ bench, directory: await inside('limit'), pageBytes, pages: plan.mixPages(pageBytes), writesInFlight, readsInFlight: plan.readsInFlight, steps: ringSteps(measured) }))
     }
     const steps = peerSteps(measured)
-    if (only.has('loop')) add(new FileLoopArm({ bench, directory: await inside('loop'), pageBytes, pages, threads: plan.threads ?? THREADS_DEFAULT, direct, steps }))
+    if (only.has('loop')) add(new FileLoopArm({ bench, directory: await inside('loop'), pageBytes, pages: peerPages, threads: plan.threads ?? THREADS_DEFAULT, direct, steps }))
     const inFlight = Math.min(this.buffers, PEER_LANES_MAX)
     if (only.has('fs')) {
       const fsFolder = await inside('fs')
-      if (direct) add(new FsPromisesArm({ directory: fsFolder, pageBytes, pages, inFlight, direct: true, steps }))
-      add(new FsPromisesArm({ directory: fsFolder, pageBytes, pages, inFlight, direct: false, steps }))
+      if (direct) add(new FsPromisesArm({ directory: fsFolder, pageBytes, pages: peerPages, inFlight, direct: true, steps }))
+      add(new FsPromisesArm({ directory: fsFolder, pageBytes, pages: peerPages, inFlight, direct: false, steps }))
     }
-    if (only.has('lmdb')) for (const noSync of [true, false]) add(new LmdbArm({ directory: await inside('lmdb'), pageBytes, pages, inFlight, noSync, steps }))
+    if (only.has('lmdb')) for (const noSync of [true, false]) add(new LmdbArm({ directory: await inside('lmdb'), pageBytes, pages: peerPages, inFlight, noSync, steps }))
   }
 
   private async makeOurs(store: BenchStore): Promise<void> {
     const { plan, pageBytes, progress } = this.options
-    const steps = ownSteps(plan.measured)
+    const steps = ownSteps(plan.measured, store.capacity !== null)
     if (steps.size === 0) return
     for (const zeroCopy of plan.zeroCopy) {
       const { buffers, bytes } = pageBuffers(store.cache, zeroCopy, this.buffers, pageBytes)
@@ -129,7 +130,7 @@ export class PageSizeBench {
         const name = `hicache-${nameOf(store.kind)}-${zeroCopy ? 'zero-copy' : 'copying'}-${batch}`
         const arm = new HiCacheArm({
           name, cache: store.cache, pageBytes, pages: this.pages, batch, inFlight: plan.inFlight, buffers, bytes, steps,
-          recycles: store.capacity !== null, mix: { writes: plan.mixWrites(pageBytes, batch), reads: plan.readsInFlight },
+          recycles: store.capacity !== null, mix: { pages: plan.mixPages(pageBytes), writes: plan.mixWrites(pageBytes, batch), reads: plan.readsInFlight },
           // A lookup in the file layout opens the file: each page once is enough.
           lookups: store.kind.layout === 'file' ? Math.min(plan.lookups, this.pages) : plan.lookups,
         })
