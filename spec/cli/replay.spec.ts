@@ -149,6 +149,11 @@ describe('replay', () => {
     expect(await captureCli(['replay', join(folder, 'nowhere.jsonl')])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/nowhere\.jsonl/)
     expect(await captureCli(['replay', trace, '--page-bytes', '5000'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/multiple of 4096/)
     expect(await captureCli(['replay', trace, '--policy', 'fifo'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/--simulate/)
+    expect(await captureCli(['replay', trace, '--policy', 'lru,prefix-aware'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/--simulate/)
+    expect(await captureCli(['replay', trace, '--simulate', '--policy', 'seive'])).to.include({ code: 2 }).and.have.property('stderr').that.matches(/Did you mean sieve/)
+    for (const capacity of ['0', '0%', 'much', '5%,', '-1']) {
+      expect(await captureCli(['replay', trace, '--simulate', `--capacity=${capacity}`]), capacity).to.include({ code: 2 }).and.have.property('stderr').that.matches(/--capacity/)
+    }
   })
 
   it('refuses early what the disk has no room for, and says how much that is', async () => {
@@ -177,6 +182,36 @@ describe('replay', () => {
     expect(await replay(file, '--simulate', '--policy', 'lru', ...capacity)).to.include({ code: 0, hits: 2, references: 7 })
     expect(await replay(file, '--simulate', '--policy', 'fifo', ...capacity)).to.include({ code: 0, hits: 1, references: 7 })
     expect(await replay(file, '--simulate')).to.include({ hits: 3 })
+    // A capacity that is not one of whole pages: the part of a page is of no use. And 60 % of 4 pages are 2.
+    expect(await replay(file, '--simulate', '--policy', 'lru', '--capacity', String(4 * PAGE - 1))).to.include({ hits: 2, capacity: 4 * PAGE - 1 })
+    expect(await replay(file, '--simulate', '--policy', 'lru', '--capacity', '60%')).to.include({ hits: 1, capacity: 2 * PAGE })
+  })
+
+  it('simulates several policies and capacities in one call, none better than the clairvoyant one', async () => {
+    let next = 100
+    const open: number[][] = []
+    const requests = Array.from({ length: 300 }, (_, index) => {
+      const which = index * index % 17
+      const pages = [...index % 40 === 0 ? [] : open[which] ?? [], next++, next++]
+      open[which] = pages
+      return pages
+    })
+    const file = await traceOf(requests, 'several.jsonl')
+    const { code, stdout } = await captureCli(['replay', file, '--simulate', '--policy', 'all', '--capacity', '10%,50%,1GiB', '--json', '--quiet'])
+    expect(code).to.equal(0)
+    const report = JSON.parse(stdout) as { distinctBlocks: number; references: number; runs: { policy: string; capacityPages: number; hits: number; hitRate: number; evicted: number }[] }
+    expect(report.runs).to.have.length(18)
+    const pages = report.distinctBlocks
+    expect(pages).to.equal(600)
+    const bounds = new Map(report.runs.filter(({ policy }) => policy === 'clairvoyant').map(({ capacityPages, hits }) => [capacityPages, hits]))
+    expect([...bounds.keys()]).to.deep.equal([60, 300, 16384])
+    for (const { policy, capacityPages, hits, hitRate, evicted } of report.runs) {
+      expect(hits, `${policy} with ${capacityPages}`).to.be.at.most(bounds.get(capacityPages)!)
+      expect(hitRate).to.equal(hits / report.references)
+      if (capacityPages > pages) expect({ hits, evicted }, policy).to.deep.equal({ hits: bounds.get(capacityPages), evicted: 0 })
+    }
+    const table = await captureCli(['replay', file, '--simulate', '--policy', 'prefix-aware, lru', '--capacity', '10%,50%', '--quiet'])
+    expect(table.stdout).to.match(/10% +50%\n +prefix-aware +0\.\d{4} +0\.\d{4}\n +lru +0\.\d{4} +0\.\d{4}\n/)
   })
 })
 

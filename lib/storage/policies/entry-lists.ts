@@ -51,17 +51,16 @@ export class EntryLists {
     this.count[list]!++
   }
 
-  /** Puts an entry that is in no list right before one that is in a list. */
-  insertBefore(place: number, entry: number): void {
+  /** Puts an entry that is in no list before all others. */
+  pushFront(list: number, entry: number): void {
     if (entry >= this.place.length) this.grow(entry)
-    const list = this.place[place]! - 1
-    const previous = this.previous[place]!
+    const first = this.first[list]!
     this.place[entry] = list + 1
-    this.previous[entry] = previous
-    this.next[entry] = place
-    this.previous[place] = entry
-    if (previous < 0) this.first[list] = entry
-    else this.next[previous] = entry
+    this.previous[entry] = -1
+    this.next[entry] = first
+    if (first < 0) this.last[list] = entry
+    else this.previous[first] = entry
+    this.first[list] = entry
     this.count[list]!++
   }
 

@@ -11,6 +11,8 @@ const COUNT_MAX = 255
 /** Buckets of how many new pages came before this one in its run: up to 3, 15, 63, more; and one for the end of a run. */
 const DEPTH_BUCKETS = 4
 const CLASSES = TURN_BUCKETS * (DEPTH_BUCKETS + 1)
+/** Classes of one count are alike, whatever their depth; ends of runs are not like the others. */
+const CLASS_GROUPS = Array.from({ length: CLASSES }, (_, kind) => kind % TURN_BUCKETS + (kind < TURN_BUCKETS * DEPTH_BUCKETS ? 0 : TURN_BUCKETS))
 /** A slab is the pages used last within a stretch of references: this part of the pages that are there. Ages are told by slabs. */
 const SLABS_PER_SIZE = 32
 /** Slabs that are told apart; what is older is in one list of its class. */
@@ -22,6 +24,8 @@ const HALF_LIFE = 8
 /** Worths are worked out anew after so many slabs, and not more often than after so many references. */
 const LEARN_EVERY = 4
 const LEARN_REFERENCES_MIN = 256
+/** From this many runs for each reference on, parents are taken to be unknown. */
+const RUNS_WITHOUT_PARENTS = 0.95
 /** Pages asked about in one list before the next one has its turn: those of one batch are pinned together. */
 const CANDIDATES_PER_LIST = 32
 /** Of the candidates, so many are those used longest ago, in case all others are pinned. */
@@ -43,7 +47,7 @@ const USED_AGAIN = 2
  * - **Tails first.** A page is worthless without those before it: in a run the end goes first, and where a page with others behind
  *   it is worth least, the end of the chain behind it goes instead.
  *
- * Without parents every page is a run of its own; without identities the policy learns from the pages that are there. All
+ * Where no parents are given, age alone counts; where no identities are, the policy learns from the pages that are there. All
  * operations take constant time, amortised.
  */
 export class PrefixAwarePolicy implements EvictionPolicy {
@@ -52,7 +56,7 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   private readonly lists = new EntryLists(CLASSES * LISTS_PER_CLASS)
   private readonly chains = new ChainLinks()
   private readonly ghosts = new GhostTable()
-  private readonly statistics = new ReuseStatistics(CLASSES)
+  private readonly statistics = new ReuseStatistics(CLASS_GROUPS)
   /** Lifetimes that go on, of pages and of ghosts, for each list. */
   private readonly alive = new Int32Array(CLASSES * LISTS_PER_CLASS)
   private readonly aliveByAge = new Float64Array(CLASSES * AGE_BINS)
@@ -70,13 +74,18 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   private clock = 0
   private slab = SLABS
   private slabEnd = SLAB_REFERENCES_MIN
-  private learntAt = Number.NEGATIVE_INFINITY
+  private fadedAt = 0
+  private learnt = false
   private run = 1
+  /** Runs and references of late: older ones count less, as all that was learnt. */
+  private recentRuns = 0
+  private recentReferences = 0
   private latest = -1
   /** Lists with pages in them as orderKey() has them, the one worth least first; how many they are; and the first not used up. */
   private readonly order = new Float64Array(CLASSES * LISTS_PER_CLASS)
   private orderLength = 0
   private orderAt = 0
+  private sorted = false
   /** Where the last walk to the end of a chain began, and the page before the one it found: the next walk goes on there. */
   private walkFrom = -1
   private walkedTo = -1
@@ -156,11 +165,13 @@ export class PrefixAwarePolicy implements EvictionPolicy {
 
   victim(may: (entry: number) => boolean): number {
     if (this.size === 0) return -1
+    if (!this.sorted) this.sort()
     const found = this.leastWorth(may)
     if (found >= 0) return found
     // Everything is in the slab that is being filled: it ends here.
     if (this.orderAt >= this.orderLength) {
       this.beginSlab()
+      this.sort()
       const young = this.leastWorth(may)
       if (young >= 0) return young
     }
@@ -170,11 +181,14 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   private has(entry: number): boolean { return entry >= 0 && this.lists.listOf(entry) >= 0 }
 
   private tick(): void {
+    this.recentReferences++
     if (++this.clock >= this.slabEnd) this.beginSlab()
   }
 
   private beginRun(parent: number): void {
-    if (parent < 0 || parent !== this.latest) this.run = this.run + 1 >>> 0
+    if (parent >= 0 && parent === this.latest) return
+    this.run = this.run + 1 >>> 0
+    this.recentRuns++
   }
 
   /** The page is in the run now, behind its parent. */
@@ -193,12 +207,13 @@ export class PrefixAwarePolicy implements EvictionPolicy {
     }
   }
 
-  /** Puts a page into the list of its class that is being filled; in its run before its parent, because the end goes first. */
+  /**
+   * Puts a page into the list of its class that is being filled, before those that came earlier: of a run the end goes first, even
+   * where nobody said that it is one. All pages of a slab are of one age, so nothing is lost of the order of recency.
+   */
   private place(entry: number): void {
     const list = this.listOf(this.classOf(entry), 0)
-    const parent = this.chains.parentOf(entry)
-    if (parent >= 0 && this.runs[parent] === this.run && this.lists.listOf(parent) === list) this.lists.insertBefore(parent, entry)
-    else this.lists.pushBack(list, entry)
+    this.lists.pushFront(list, entry)
     this.alive[list]!++
   }
 
@@ -214,6 +229,9 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   }
 
   private classOf(entry: number): number {
+    // Nearly all pages without parents: chains may be behind them, but a count is of no use then. A new page at the end of a chain
+    // that was taken up often would count for nothing, and holes in the middle would keep what is behind them from being used.
+    if (this.recentRuns > this.recentReferences * RUNS_WITHOUT_PARENTS) return TURN_BUCKETS * DEPTH_BUCKETS
     const turns = this.turns[entry]!
     const turnBucket = turns < 3 ? turns : turns < 5 ? 3 : turns < 9 ? 4 : turns < 33 ? 5 : 6
     const depth = this.depths[entry]!
@@ -254,28 +272,43 @@ export class PrefixAwarePolicy implements EvictionPolicy {
     const width = Math.max(SLAB_REFERENCES_MIN, Math.ceil(this.size / SLABS_PER_SIZE))
     this.slabEnd = this.clock + width
     this.ghosts.grow(this.size)
-    if (this.clock - this.learntAt >= Math.max(LEARN_REFERENCES_MIN, width * LEARN_EVERY)) this.learn(width)
-    this.sortLists()
+    this.sorted = false
+    if (this.clock - this.fadedAt >= Math.max(LEARN_REFERENCES_MIN, width * LEARN_EVERY)) {
+      const share = 0.5 ** ((this.clock - this.fadedAt) / (HALF_LIFE * Math.max(this.size, LEARN_REFERENCES_MIN)))
+      this.statistics.fade(share)
+      this.recentRuns *= share
+      this.recentReferences *= share
+      this.fadedAt = this.clock
+      this.learnt = false
+    }
   }
 
-  private learn(width: number): void {
-    const passed = Number.isFinite(this.learntAt) ? this.clock - this.learntAt : 0
-    this.learntAt = this.clock
-    this.statistics.fade(0.5 ** (passed / (HALF_LIFE * Math.max(this.size, LEARN_REFERENCES_MIN))))
+  /** Puts the lists in order once a slab, and only where something has to go: a store that is not full has nothing to learn yet. */
+  private sort(): void {
+    if (!this.learnt) this.learn()
+    this.sortLists()
+    this.sorted = true
+  }
+
+  private learn(): void {
+    this.learnt = true
+    const width = Math.max(SLAB_REFERENCES_MIN, Math.ceil(this.size / SLABS_PER_SIZE))
     this.aliveByAge.fill(0)
     for (let age = Math.min(SLABS, this.slab - SLABS); age > 0; age--) {
       const bin = ageBin(this.referencesOf(age))
-      for (let kind = 0; kind < CLASSES; kind++) this.aliveByAge[kind * AGE_BINS + bin]! += this.alive[this.listOf(kind, age)]!
+      for (let kind = 0, list = this.listOf(0, age); kind < CLASSES; kind++, list += LISTS_PER_CLASS) {
+        this.aliveByAge[kind * AGE_BINS + bin]! += this.alive[list]!
+      }
     }
-    this.statistics.learn(this.aliveByAge, width / 2, width * SLABS)
+    this.statistics.learn(this.aliveByAge, width / 2, width * SLABS, this.recentReferences / this.recentRuns)
   }
 
   private sortLists(): void {
     let length = 0
     for (let age = Math.min(SLABS, this.slab - SLABS); age > 0; age--) {
-      const references = this.referencesOf(age)
-      for (let kind = 0; kind < CLASSES; kind++) {
-        if (this.lists.size(this.listOf(kind, age)) > 0) this.order[length++] = orderKey(this.statistics.worth(kind, references), age, kind)
+      const bin = ageBin(this.referencesOf(age))
+      for (let kind = 0, list = this.listOf(0, age); kind < CLASSES; kind++, list += LISTS_PER_CLASS) {
+        if (this.lists.size(list) > 0) this.order[length++] = orderKey(this.statistics.worth(kind, bin), age, kind)
       }
     }
     this.order.subarray(0, length).sort()
