@@ -317,6 +317,9 @@ Napi::Value poll(const Napi::CallbackInfo& info) {
           if (!change.any && napi_get_null(out.env(), &null) == napi_ok) out.set(one, "loaded", null);
           else out.set(one, "loaded", loaded(out, change.loaded));
           out.set(one, "whole", ids(out, change.whole));
+          std::vector<uint32_t> asked;
+          for (const Change& slot : change.asked) asked.insert(asked.end(), {slot.segment, slot.slot});
+          out.set(one, "asked", ids(out, asked));
           out.set(changes, i, one);
         }
         out.set(told, "changes", changes);
@@ -416,6 +419,22 @@ Napi::Value adopt(const Napi::CallbackInfo& info) {
       [](Out& out, std::vector<uint32_t>& answer) { return ids(out, answer); });
 }
 
+Napi::Value ask(const Napi::CallbackInfo& info) {
+  Arguments arguments(info, "ask");
+  const std::string directory = arguments.directory(), folder = arguments.folder();
+  const Napi::Value value = arguments.next();
+  std::vector<Change> slots;
+  if (value.IsArray()) {
+    const Napi::Array list = value.As<Napi::Array>();
+    for (uint32_t i = 0; i + 1 < list.Length() && arguments.ok; i += 2) slots.push_back({arguments.id_in(list.Get(i)), arguments.id_in(list.Get(i + 1))});
+  } else {
+    arguments.wrong("needs a list of segments and slots in turn");
+  }
+  if (!arguments.ok) return info.Env().Undefined();
+  return run<Done>(
+      info.Env(), [=](Done&) { segments::ask(directory, folder, slots); }, [](Out& out, Done&) { return out.undefined(); });
+}
+
 Napi::Value wants(const Napi::CallbackInfo& info) {
   Arguments arguments(info, "wants");
   const std::string directory = arguments.directory(), folder = arguments.folder();
@@ -436,6 +455,7 @@ void export_segments(Napi::Env env, Napi::Object exports) {
   out.Set("reassign", Napi::Function::New(env, reassign, "reassign"));
   out.Set("release", Napi::Function::New(env, release, "release"));
   out.Set("adopt", Napi::Function::New(env, adopt, "adopt"));
+  out.Set("ask", Napi::Function::New(env, ask, "ask"));
   out.Set("wants", Napi::Function::New(env, wants, "wants"));
   out.Set("records", Napi::Function::New(env, records, "records"));
   out.Set("usage", Napi::Function::New(env, usage, "usage"));

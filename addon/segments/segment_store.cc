@@ -627,7 +627,9 @@ void follow(int folder, const std::string& name, const DigestSeed& seed, FolderC
     if (whole.count(id) != 0) continue;
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());
-    if (!loader.add_slots(folder, name, id, list)) whole.insert(id);
+    if (loader.add_slots(folder, name, id, list)) continue;
+    whole.insert(id);
+    for (const uint32_t slot : list) out.asked.push_back({id, slot});
   }
   out.any = true;
   out.whole.assign(whole.begin(), whole.end());
@@ -919,6 +921,13 @@ std::vector<uint32_t> adopt(const std::string& directory, const std::string& fol
   }
   tell_whole(work.writer(), ids);
   return ids;
+}
+
+void ask(const std::string& directory, const std::string& folder, const std::vector<Change>& slots) {
+  const std::shared_ptr<ChangeRing> ring = ChangeRing::find(directory + "/segments/" + folder);
+  if (ring == nullptr) throw Failure{EBADF, "asking for slots of others"};
+  const int error = ring->append(slots.data(), slots.size());
+  if (error != 0) throw Failure{error, "asking for slots of others"};
 }
 
 void set_wants(const std::string& directory, const std::string& folder_name, bool wanted) {

@@ -42,6 +42,8 @@ struct FolderChanges {
   bool any = false;  // `loaded` says something
   Loaded loaded;
   std::vector<uint32_t> whole;
+  // Slots of segments that are not in this folder: its writer asks their owner to give them up.
+  std::vector<Change> asked;
 };
 struct Polled {
   std::vector<PolledFolder> folders;
@@ -71,6 +73,8 @@ struct Reassigned {
 Reassigned reassign(const std::string& directory, const std::string& folder, uint32_t id, uint32_t extent_bytes);
 void release(const std::string& directory, const std::string& folder, uint32_t id);
 std::vector<uint32_t> adopt(const std::string& directory, const std::string& folder);
+// Tells the owners of these slots, which are in other folders, that their pages shall go.
+void ask(const std::string& directory, const std::string& folder, const std::vector<Change>& slots);
 void set_wants(const std::string& directory, const std::string& folder, bool wanted);
 std::string records(const std::string& directory, const std::string& folder, uint32_t id);
 

@@ -25,8 +25,7 @@ export class DeleteHold implements StorageHold {
     const entry = index.find(this.#digest)
     if (entry < 0) return { answer: Status.absent }
     if (!index.segment(entry).own) {
-      // Only its owner can free it; this process does not see it any more.
-      this.#directory.drop(entry)
+      this.#directory.ask(entry)
       return { answer: Status.ok }
     }
     this.#entry = entry

@@ -101,13 +101,13 @@ export class SegmentDirectory {
   async stop(): Promise<void> {
     this.#stopped = true
     if (this.#timer) clearInterval(this.#timer)
-    this.space.close()
     await this.#polling
   }
 
   /** Ends grants that are under way, and gives the folder back. */
   async close(): Promise<void> {
     const { native, path, folder, ownerFd } = this.opened
+    this.space.close()
     if (ownerFd >= 0) await native.closeWriter(path, folder, ownerFd)
   }
 
@@ -129,13 +129,18 @@ export class SegmentDirectory {
   }
 
   /** A page goes: of ours with a tombstone; another writer's is forgotten here, and stays there. */
-  drop(entry: number, written?: (ok: boolean) => void): void {
-    if (this.index.segment(entry).own) {
-      this.space.drop(entry, written)
-    } else {
-      this.index.remove(entry)
-      written?.(true)
-    }
+  drop(entry: number): void {
+    if (this.index.segment(entry).own) this.space.drop(entry)
+    else this.index.remove(entry)
+  }
+
+  /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms. */
+  ask(entry: number): void {
+    const { native, path, folder } = this.opened
+    const slot = [this.index.segment(entry).id, this.index.slot(entry)]
+    this.index.remove(entry)
+    if (!this.writable) return
+    native.ask(path, folder, slot).catch((error: unknown) => { this.#o.logger.warn('A page of another process could not be deleted.', { path, error: String(error) }) })
   }
 
   /** Reads what the others have changed. */
@@ -185,6 +190,7 @@ export class SegmentDirectory {
       }
       followed.sequence = change.sequence
       for (const id of change.whole) this.#forget(followed, id)
+      this.#giveUp(change.asked)
       if (change.loaded) this.#follow(change.folder, followed, change.loaded)
     }
     for (const { name } of folders) {
@@ -200,6 +206,20 @@ export class SegmentDirectory {
       this.#adoptAt = performance.now() + ADOPT_EVERY_MS
       await this.adopt()
     }
+  }
+
+  /** Another process has deleted pages of ours. (One that came into the slot meanwhile goes in its stead: a cache may lose a page, and this takes 40 ms.) */
+  #giveUp(slots: readonly number[]): void {
+    for (let i = 0; i < slots.length; i += 2) {
+      const segment = this.#ownSegment(slots[i]!)
+      const entry = segment?.entries[slots[i + 1]!] ?? -1
+      if (entry >= 0 && !this.index.isHidden(entry)) this.space.drop(entry)
+    }
+  }
+
+  #ownSegment(id: number): Segment | null {
+    for (const segment of this.index.segments()) if (segment.own && segment.id === id) return segment
+    return null
   }
 
   #follow(folder: string, followed: Followed, loaded: LoadedFolder): void {

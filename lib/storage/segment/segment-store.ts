@@ -23,8 +23,8 @@ import { WriteHold } from './write-hold.js'
 
 /** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
 const LENGTH_TRIES_MAX = 4
-/** What a record and the index have room for. */
-const PAGE_BYTES_MAX = 2 ** 32 - BLOCK_BYTES
+/** The largest extent. */
+const PAGE_BYTES_MAX = 2 ** 30
 /** Keys that are looked up together. */
 const LOOKUP_ROUND = 128
 /** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
@@ -131,7 +131,8 @@ export class SegmentStore implements PageStore {
     })
   }
 
-  leading(keys: readonly string[], tails: readonly string[]): number {
+  leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number {
+    if (scope.aborted) return 0
     let there = keys.length
     for (const tail of tails) there = this.#leading(keys, tail, there)
     this.#o.metrics.lookups(there, there < keys.length ? there + 1 : there)
@@ -201,7 +202,7 @@ export class SegmentStore implements PageStore {
   }
 
   async stat(storedKey: string, scope: CallScope): Promise<PageInfo | null> {
-    void scope
+    if (scope.aborted) return null
     const directory = this.#directories[this.#layout.directoryOf(storedKey)]!
     const entry = directory.index.find(this.#digestOf(storedKey))
     if (entry < 0) return null
@@ -270,7 +271,7 @@ export class SegmentStore implements PageStore {
     const { key, storedKey, length, memory } = page
     if (this.#o.unavailable(page.directory)) return end({ ok: false, status: 'rejected', key, error: unavailableError(this.#o, page.directory, key) })
     if (length > PAGE_BYTES_MAX) {
-      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has less than 4 GiB; this one has ${length} bytes.`, { key }) })
+      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has at most 1 GiB; this one has ${length} bytes.`, { key }) })
     }
     const directory = this.#directories[page.directory]!
     const meta = this.#metaOf(page.dtype, page.shape)

@@ -250,18 +250,21 @@ describe('the page index', () => {
       expect(index.load(loaded([page(1, 0, 5), page(2, 1, 6)]), segmentOf), 'older').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [], pinned: [] })
       expect(index.load(changes, segmentOf), 'again').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [], pinned: [] })
     })
-    it('one page twice: the own one, then the one written last; own slots without an entry are named', () => {
+    it('one page twice: the one written last, whoever wrote it; own slots without an entry are named', () => {
       const [a, b] = [segment(1, 4), segment(2, 4, false)]
       const { index, segmentOf } = withSegments(a, b)
       const page = (i: number, id: number, slot: number, writtenAt: number): Row => ({ digest: digestOf(i), segment: id, slot, generation: 1, writtenAt })
       expect(index.load(loaded([page(1, 1, 0, 10), page(1, 1, 1, 11), page(2, 1, 2, 11), page(2, 1, 3, 10)]), segmentOf))
         .to.deep.equal({ added: 3, removed: 1, skipped: 0, superseded: [a.number, 0, a.number, 3], pinned: [] })
       expect([index.slot(index.find(digestOf(1))), index.slot(index.find(digestOf(2))), a.takeSlot(), a.pages]).to.deep.equal([1, 2, -1, 2])
-      expect(index.load(loaded([page(1, 2, 0, 99), page(3, 2, 1, 5)]), segmentOf), 'a foreign copy').to.deep.equal({ added: 1, removed: 0, skipped: 0, superseded: [], pinned: [] })
-      expect(index.segment(index.find(digestOf(1)))).to.equal(a)
+      expect(index.load(loaded([page(1, 2, 0, 99), page(3, 2, 1, 5)]), segmentOf), 'a newer foreign copy')
+        .to.deep.equal({ added: 2, removed: 1, skipped: 0, superseded: [a.number, 1], pinned: [] })
+      expect(index.segment(index.find(digestOf(1)))).to.equal(b)
+      expect(index.load(loaded([page(2, 2, 2, 10)]), segmentOf), 'an older one').to.deep.equal({ added: 0, removed: 0, skipped: 0, superseded: [], pinned: [] })
+      expect(index.segment(index.find(digestOf(2)))).to.equal(a)
       const c = segment(3, 4)
       index.addSegment(c)
-      expect(index.load(loaded([page(3, 3, 0, 1)]), () => c), 'an own one instead of a foreign one').to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [], pinned: [] })
+      expect(index.load(loaded([page(3, 3, 0, 5)]), () => c), 'of one age, the own one').to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [], pinned: [] })
       expect([index.segment(index.find(digestOf(3))), b.entries[1], b.pages]).to.deep.equal([c, -1, 0])
     })
     it('a page that is read while a newer copy comes in stays until the read is over', () => {
