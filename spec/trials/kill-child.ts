@@ -33,6 +33,8 @@ export interface KillTask {
 /** Of the pages that fit, this share must be there when they were used last: some room is in preparation, or held by what is in flight. */
 const RECENT_SHARE = 0.7
 const LANES = 4
+/** Within 50 ms, says the store, another process's pages can be seen; machines stall. */
+const LATE_MS = 250
 
 function fail(violations: readonly string[]): never {
   writeSync(2, violations.map(what => `VIOLATION ${what}\n`).join(''))
@@ -67,15 +69,17 @@ async function main(task: KillTask): Promise<void> {
   const known = new Map<string, number | null>()
   let lastVersion = task.writer
   let required = 0
+  let late = 0
   const losses: Record<string, number> = {}
   for (const [i, path] of task.journals.entries()) {
     const state = JournalState.ofFiles([path])
     const check = await checkStore(cache, state, {
-      pages, absentReasons: ['absent'],
+      pages, absentReasons: ['absent'], ...(task.writers > 1 ? { lateMs: LATE_MS } : {}),
       mustBeThere: (_key, key) => task.stays === 'all' || (task.stays === 'recent' && state.usedSince(key) < task.fits * RECENT_SHARE - LANES * 8)
     })
     if (check.violations.length > 0) fail(check.violations)
     required += check.required
+    late += check.late
     for (const [reason, count] of Object.entries(check.misses)) losses[reason] = (losses[reason] ?? 0) + count
     if (i > 0) continue
     if (check.found.size > 0) journal.write(...[...check.found].map(([key, version]) => `o ${key} ${version ?? '-'}`))
@@ -85,13 +89,16 @@ async function main(task: KillTask): Promise<void> {
   if (task.role === 'end') {
     const fits = task.fits > 0 ? await fill(cache, task, 'last') : 0
     await cache.close()
-    await say({ end: true, required, losses, fits })
+    await say({ end: true, required, late, losses, fits })
     process.disconnect(); return;
   }
-  await say({ ready: true, required })
+  await say({ ready: true, required, late })
   const load = new MixedLoad(cache, journal.write, {
     pages, keys: task.keys, others: task.others, random, lastVersion, versionStep: task.writers, known, evicting: task.stays !== 'all', lanes: LANES, calls: Infinity,
-    onCall: () => { if (load.violations.length > 0) fail(load.violations) }
+    onCall: () => {
+      if (load.violations.length > 0) fail(load.violations)
+      void say({ call: true })
+    }
   })
   await load.run()
 }

@@ -87,13 +87,15 @@ class KillTrial {
         const started = performance.now()
         await child.says('ready')
         if (child.said.length > 0) this.#openMs = Math.max(50, 0.8 * this.#openMs + 0.2 * (performance.now() - started))
-        await pause(random.below(250))
+        // After so many calls, and then in the midst of one.
+        await child.says('call', 1 + random.below(120))
+        await pause(random.below(20))
       }
       child.kill()
       const { code, signal, stderr } = await child.ended
       this.tally.add('kills')
       if (kind.writers > 1) this.tally.add('kills among several')
-      for (const message of child.said) if (typeof message.required === 'number') this.tally.add('pages required', message.required)
+      for (const message of child.said) this.#count(message)
       if (signal !== 'SIGKILL' || stderr !== '') this.tally.wrong(place, [`it ended with ${code ?? signal}: ${stderr}`])
       this.#checkSpace(storageDir, kind.capacity, place)
       if (this.tally.violations.length > 20) break
@@ -106,7 +108,7 @@ class KillTrial {
     const last = new Writer({ ...common, fits, journals, keys: keys[0]!, others: [], writer: 0 }).start('end', random.seed())
     const end = await last.says('end')
     if (!await this.#endsWell(last, `${where}, the end`)) return
-    this.tally.add('pages required', Number(end!.required))
+    this.#count(end!)
     if (end!.fits !== fits) this.tally.wrong(where, [`${Number(end!.fits)} pages fit at the end, ${fits} did at the beginning`])
     this.#checkSpace(storageDir, kind.capacity, `${where}, the end`)
     this.tally.wrong(`${where}, left behind`, new SegmentFiles(storageDir).leftovers())
@@ -118,6 +120,11 @@ class KillTrial {
     const { code, signal, stderr } = await child.ended
     if (code !== 0 || stderr !== '') this.tally.wrong(where, [`it ended with ${code ?? signal}: ${stderr}`])
     return code === 0
+  }
+
+  #count(message: Record<string, unknown>): void {
+    if (typeof message.required === 'number') this.tally.add('pages required', message.required)
+    if (typeof message.late === 'number') this.tally.add('pages seen at the second look', message.late)
   }
 
   #checkSpace(storageDir: string, capacity: number, where: string): void {

@@ -8,6 +8,8 @@ export interface CheckOptions {
   readonly mustBeThere: (key: string, state: KeyState) => boolean
   /** Reasons of misses that count as absent: `corrupt` where the record of a page that was never acknowledged may have outlived its bytes. */
   readonly absentReasons: readonly string[]
+  /** Milliseconds after which a page that was absent is asked for once more: another process may have adopted its folder at this moment, and a miss is what lets ours see it. */
+  readonly lateMs?: number
   /** May any version that was ever written be there (a delete that was not synchronised is undone)? */
   readonly anyVersion?: (key: string, version: number) => boolean
 }
@@ -17,6 +19,8 @@ export interface CheckResult {
   readonly found: Map<string, number | null>
   readonly violations: string[]
   readonly required: number
+  /** Pages that were absent at first. */
+  readonly late: number
   readonly misses: Record<string, number>
 }
 
@@ -28,10 +32,19 @@ export async function checkStore(cache: HiCacheNixl, state: JournalState, option
   const violations: string[] = []
   const misses: Record<string, number> = {}
   let required = 0
+  let late = 0
   const keys = state.byUse()
   for (let at = 0; at < keys.length; at += AT_ONCE) {
     const part = keys.slice(at, at + AT_ONCE)
     const outcomes = await cache.read(part.map(([key]) => key))
+    if (options.lateMs !== undefined && outcomes.some((outcome, i) => !outcome.ok && part[i]![1].versions.size > 0)) {
+      await new Promise(resolve => { setTimeout(resolve, options.lateMs) })
+      const again = await cache.read(part.map(([key]) => key))
+      again.forEach((outcome, i) => {
+        if (outcome.ok && !outcomes[i]!.ok) late++
+        outcomes[i] = outcome
+      })
+    }
     const there = await Promise.all(part.map(([key]) => cache.exists(key)))
     outcomes.forEach((outcome, i) => {
       const [key, expected] = part[i]!
@@ -53,5 +66,5 @@ export async function checkStore(cache: HiCacheNixl, state: JournalState, option
       else if (!options.absentReasons.includes(reason)) violations.push(`${key} was a miss: ${reason} (${may})`)
     })
   }
-  return { found, violations, required, misses }
+  return { found, violations, required, late, misses }
 }

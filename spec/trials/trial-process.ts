@@ -34,10 +34,10 @@ export class TrialProcess {
     })
   }
 
-  /** The first thing said that has this name; null once it has ended without. */
-  async says(name: string): Promise<Record<string, unknown> | null> {
+  /** The `times`th thing said that has this name; null once it has ended without. */
+  async says(name: string, times = 1): Promise<Record<string, unknown> | null> {
     for (;;) {
-      const found = this.said.find(message => name in message)
+      const found = this.said.filter(message => name in message)[times - 1]
       if (found) return found
       if (this.#over) return null
       await new Promise<void>(resolve => {
