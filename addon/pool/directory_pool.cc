@@ -52,6 +52,11 @@ void DirectoryPool::submit(Task* const* tasks, size_t count) {
   for (size_t i = 0; i < wake; i++) more_.notify_one();
 }
 
+bool DirectoryPool::has_waiting() {
+  std::lock_guard lock(mutex_);
+  return !queue_.empty();
+}
+
 std::vector<DirectoryPool::Task*> DirectoryPool::withdraw(const std::function<bool(Task*)>& fits) {
   std::lock_guard lock(mutex_);
   std::vector<Task*> withdrawn;

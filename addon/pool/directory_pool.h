@@ -31,6 +31,8 @@ class DirectoryPool {
 
   // First come, first served. Threads are made when work comes and none is idle; throws std::system_error only when there is not even one.
   void submit(Task* const* tasks, size_t count);
+  // Are there tasks that nobody has begun?
+  bool has_waiting();
   // Takes back what waits in the queue and fits; those tasks will not run.
   std::vector<Task*> withdraw(const std::function<bool(Task*)>& fits);
 

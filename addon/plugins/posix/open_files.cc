@@ -21,7 +21,7 @@ OpenFileRef OpenFiles::find(const char* name, const char* extension, bool writab
   const auto found = by_key_.find(key);
   if (found == by_key_.end()) return nullptr;
   struct stat status;
-  if (::fstat(found->second->file->fd.get(), &status) != 0 || status.st_nlink == 0) {
+  if (watched_ && (::fstat(found->second->file->fd.get(), &status) != 0 || status.st_nlink == 0)) {
     entries_.erase(found->second);
     by_key_.erase(found);
     return nullptr;

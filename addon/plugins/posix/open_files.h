@@ -20,9 +20,10 @@ using OpenFileRef = std::shared_ptr<OpenFile>;
 
 class OpenFiles {
  public:
-  explicit OpenFiles(size_t files_max) : files_max_(files_max) {}
+  // `watched`: a file that has been removed is not found any more, which costs a look at it each time.
+  OpenFiles(size_t files_max, bool watched) : files_max_(files_max), watched_(watched) {}
 
-  // nullptr when it is not open, or has been removed since. The file's name is `name` with `extension` behind it.
+  // nullptr when it is not open. The file's name is `name` with `extension` behind it.
   OpenFileRef find(const char* name, const char* extension, bool writable, bool direct);
   OpenFileRef add(const char* name, const char* extension, bool writable, bool direct, UniqueFd fd);
 
@@ -32,6 +33,7 @@ class OpenFiles {
     OpenFileRef file;
   };
   const size_t files_max_;
+  const bool watched_;
   std::mutex mutex_;
   std::list<Entry> entries_;  // latest used first
   std::unordered_map<std::string, std::list<Entry>::iterator> by_key_;

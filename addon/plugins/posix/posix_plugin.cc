@@ -45,11 +45,12 @@ UniqueFd duplicate(int fd) {
 
 struct Directory {
   Directory(const PosixDirectoryOptions& options, unsigned threads, size_t segment_files)
-      : store(options.path, options.direct), segment_data(segment_files), segment_indexes(segment_files), hold(duplicate(options.hold_fd)), commits(store, segment_indexes, pool),
+      : store(options.path, options.direct), segment_data(segment_files, false), segment_indexes(segment_files, true), hold(duplicate(options.hold_fd)), commits(store, segment_indexes, pool),
         pool(threads) {}
 
   PageStore store;
-  OpenFiles files{extent_files_max};
+  OpenFiles files{extent_files_max, true};
+  // A segment's name is never used again, and its owner empties the file before it removes it: whoever still has it open finds no page there.
   OpenFiles segment_data, segment_indexes;
   UniqueFd hold;                         // outlives all that is in flight here
   std::unique_ptr<Engine> engine;        // nullptr: the pool moves the data
@@ -391,7 +392,9 @@ void PosixTask::arrived() {
   in_engine = true;
   directory->engine->submit(&request);
   directory->submitted = true;
-  if (operation->op == Op::segment_write && !summed_) sum_meanwhile();
+  if (operation->op != Op::segment_write) return;
+  directory->commits.one_is_coming();
+  if (!summed_) sum_meanwhile();
 }
 
 void PosixTask::completed() {
@@ -643,6 +646,7 @@ void PosixTask::run_segment() {
 void PosixTask::segment_moved(int64_t moved) {
   moved_ = moved;
   if (writing()) {
+    directory->commits.one_has_come();
     data_moved_ = true;
     if (sum_place_ != SIZE_MAX) {
       directory->to_sum[sum_place_] = nullptr;

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <system_error>
+#include <thread>
 
 #include "pool/file_io.h"
 
@@ -70,14 +72,20 @@ void SegmentCommits::add_here(SegmentCommit* commit) {
 }
 
 void SegmentCommits::run() {
-  while (true) {
+  for (bool first = true;; first = false) {
     {
       std::lock_guard lock(mutex_);
       if (waiting_.empty()) {
         running_ = false;
         return;
       }
-      group_.swap(waiting_);
+      if (first || !pool_.has_waiting()) group_.swap(waiting_);
+    }
+    if (group_.empty()) {
+      // Others wait for a thread: they come first, and then the rest of these. (The pool has this thread, so it takes the task.)
+      DirectoryPool::Task* const task = this;
+      pool_.submit(&task, 1);
+      return;
     }
     commit_group();
     for (SegmentCommit* commit : group_) {
@@ -88,6 +96,7 @@ void SegmentCommits::run() {
       else operation.finish(Outcome::of(Status::ok));
     }
     group_.clear();
+    if (coming_.load(std::memory_order_relaxed) >= coming_min && !pool_.has_waiting()) std::this_thread::sleep_for(std::chrono::microseconds(gather_us));
   }
 }
 
