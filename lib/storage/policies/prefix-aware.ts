@@ -8,11 +8,17 @@ import { AGE_BINS, ageBin, ReuseStatistics } from './reuse-statistics.js'
 /** Buckets of how often a page's chain was taken up: 0, 1, 2, 3-4, 5-8, 9-32, more. */
 const TURN_BUCKETS = 7
 const COUNT_MAX = 255
-/** Buckets of how many new pages came before this one in its run: up to 3, 15, 63, more; and one for the end of a run. */
+/**
+ * Buckets of how many new pages came before this one in its run (up to 3, 15, 63, more), or once it was used again, of how long
+ * that took (up to 1, 7, 31 slabs, longer).
+ */
 const DEPTH_BUCKETS = 4
-const CLASSES = TURN_BUCKETS * (DEPTH_BUCKETS + 1)
-/** Classes of one count are alike, whatever their depth; ends of runs are not like the others. */
-const CLASS_GROUPS = Array.from({ length: CLASSES }, (_, kind) => kind % TURN_BUCKETS + (kind < TURN_BUCKETS * DEPTH_BUCKETS ? 0 : TURN_BUCKETS))
+const FRESH = 0
+const AGAIN = DEPTH_BUCKETS
+const END = 2 * DEPTH_BUCKETS
+const CLASSES = TURN_BUCKETS * (END + 1)
+/** Classes of one count are alike, whatever else they are; ends of runs are not like the others. */
+const CLASS_GROUPS = Array.from({ length: CLASSES }, (_, kind) => kind % TURN_BUCKETS + (kind < TURN_BUCKETS * END ? 0 : TURN_BUCKETS))
 /** A slab is the pages used last within a stretch of references: this part of the pages that are there. Ages are told by slabs. */
 const SLABS_PER_SIZE = 32
 /** Slabs that are told apart; what is older is in one list of its class. */
@@ -24,8 +30,8 @@ const HALF_LIFE = 8
 /** Worths are worked out anew after so many slabs, and not more often than after so many references. */
 const LEARN_EVERY = 4
 const LEARN_REFERENCES_MIN = 256
-/** From this many runs for each reference on, parents are taken to be unknown. */
-const RUNS_WITHOUT_PARENTS = 0.95
+/** From this share on of pages without parents that come behind the same page as before, there are chains without parents. */
+const REPEATS_WITHOUT_PARENTS = 0.3
 /** Pages asked about in one list before the next one has its turn: those of one batch are pinned together. */
 const CANDIDATES_PER_LIST = 32
 /** Of the candidates, so many are those used longest ago, in case all others are pinned. */
@@ -40,14 +46,15 @@ const USED_AGAIN = 2
  * Gives up what is worth least, by what is learnt from the pages that are used again and from those that are not.
  *
  * - **Classes.** How often a chain was taken up (a page that goes on with a chain takes over its count, one that branches off a
- *   shared beginning starts at none), how many new pages came before the page in its run, and whether it is the end of its run.
+ *   shared beginning starts at none), whether it is the end of its run, and how many new pages came before it in its run or, once it
+ *   was used again, how long that took.
  * - **Worth.** For each class and age, ReuseStatistics says how many uses to expect for each reference that a page is kept.
  * - **Ghosts.** Pages given up are remembered for about as long again: their coming back tells what keeping them would have
  *   brought, and they go on with their count.
  * - **Tails first.** A page is worthless without those before it: in a run the end goes first, and where a page with others behind
  *   it is worth least, the end of the chain behind it goes instead.
  *
- * Where no parents are given, age alone counts; where no identities are, the policy learns from the pages that are there. All
+ * Where chains come without parents, age alone counts; where no identities are, the policy learns from the pages that are there. All
  * operations take constant time, amortised.
  */
 export class PrefixAwarePolicy implements EvictionPolicy {
@@ -68,6 +75,8 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   private depths = new Uint8Array(this.lists.room)
   private branches = new Uint8Array(this.lists.room)
   private flags = new Uint8Array(this.lists.room)
+  /** The page that came right before this one when it was used last. */
+  private forerunners = new Int32Array(this.lists.room)
 
   private size = 0
   /** References so far. */
@@ -80,6 +89,9 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   /** Runs and references of late: older ones count less, as all that was learnt. */
   private recentRuns = 0
   private recentReferences = 0
+  /** Pages used again without a parent of late, and those of them that came right behind the same page as before. */
+  private parentless = 0
+  private repeats = 0
   private latest = -1
   /** Lists with pages in them as orderKey() has them, the one worth least first; how many they are; and the first not used up. */
   private readonly order = new Float64Array(CLASSES * LISTS_PER_CLASS)
@@ -127,6 +139,10 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   touch(entry: number, parent: number): void {
     if (!this.has(entry)) return
     this.tick()
+    if (parent < 0 && this.chains.parentOf(entry) < 0) {
+      this.parentless++
+      if (this.latest >= 0 && this.forerunners[entry] === this.latest) this.repeats++
+    }
     this.beginRun(parent)
     const list = this.lists.listOf(entry)
     const age = this.ageOfList(list)
@@ -134,6 +150,7 @@ export class PrefixAwarePolicy implements EvictionPolicy {
     if (age > 0) {
       this.statistics.reused(list / LISTS_PER_CLASS | 0, this.referencesOf(age))
       this.turns[entry] = Math.min(COUNT_MAX, this.turns[entry]! + 1)
+      this.depths[entry] = age < 2 ? 0 : age < 8 ? 1 : age < 32 ? 2 : 3
       this.flags[entry] = END_OF_RUN | USED_AGAIN
       this.follow(entry, parent)
       this.unplace(entry)
@@ -194,6 +211,7 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   /** The page is in the run now, behind its parent. */
   private follow(entry: number, parent: number): void {
     this.runs[entry] = this.run
+    this.forerunners[entry] = this.latest
     this.latest = entry
     if (parent === entry || !this.has(parent)) return
     if (this.chains.parentOf(entry) < 0) {
@@ -229,14 +247,16 @@ export class PrefixAwarePolicy implements EvictionPolicy {
   }
 
   private classOf(entry: number): number {
-    // Nearly all pages without parents: chains may be behind them, but a count is of no use then. A new page at the end of a chain
-    // that was taken up often would count for nothing, and holes in the middle would keep what is behind them from being used.
-    if (this.recentRuns > this.recentReferences * RUNS_WITHOUT_PARENTS) return TURN_BUCKETS * DEPTH_BUCKETS
+    // Pages that come one after the other again and again are chains, even if nobody says so. A count is of no use then: a new page
+    // at the end of a chain that was taken up often would count for nothing, and holes would make what is behind them useless.
+    if (this.repeats > this.parentless * REPEATS_WITHOUT_PARENTS) return TURN_BUCKETS * END
     const turns = this.turns[entry]!
     const turnBucket = turns < 3 ? turns : turns < 5 ? 3 : turns < 9 ? 4 : turns < 33 ? 5 : 6
     const depth = this.depths[entry]!
-    const depthBucket = (this.flags[entry]! & END_OF_RUN) !== 0 ? DEPTH_BUCKETS : depth < 4 ? 0 : depth < 16 ? 1 : depth < 64 ? 2 : 3
-    return depthBucket * TURN_BUCKETS + turnBucket
+    const flags = this.flags[entry]!
+    if ((flags & END_OF_RUN) !== 0) return END * TURN_BUCKETS + turnBucket
+    if ((flags & USED_AGAIN) !== 0) return (AGAIN + depth) * TURN_BUCKETS + turnBucket
+    return (FRESH + (depth < 4 ? 0 : depth < 16 ? 1 : depth < 64 ? 2 : 3)) * TURN_BUCKETS + turnBucket
   }
 
   /** The list of a class and an age in slabs. */
@@ -278,6 +298,8 @@ export class PrefixAwarePolicy implements EvictionPolicy {
       this.statistics.fade(share)
       this.recentRuns *= share
       this.recentReferences *= share
+      this.parentless *= share
+      this.repeats *= share
       this.fadedAt = this.clock
       this.learnt = false
     }
@@ -376,10 +398,11 @@ export class PrefixAwarePolicy implements EvictionPolicy {
     this.depths = grown(this.depths, new Uint8Array(room))
     this.branches = grown(this.branches, new Uint8Array(room))
     this.flags = grown(this.flags, new Uint8Array(room))
+    this.forerunners = grown(this.forerunners, new Int32Array(room))
   }
 }
 
-function grown<T extends Uint8Array | Uint32Array>(before: T, after: T): T {
+function grown<T extends Uint8Array | Uint32Array | Int32Array>(before: T, after: T): T {
   after.set(before)
   return after
 }

@@ -22,7 +22,7 @@ describe('eviction policies', () => {
         const policy = makeSimulatedPolicy(name)
         const there = new Set<number>()
         const pinned = new Set<number>()
-        for (let step = 0; step < 6_000; step++) {
+        for (let step = 0; step < 4_000; step++) {
           const entry = below(300)
           // Parents may be unknown, not there, the page itself, or in circles: a caller's mistake must not end in a loop.
           const parent = below(301) - 1
