@@ -16,6 +16,7 @@ import { silentLogger, type Logger } from '../observe/logger.js'
 import { Metrics, type Gauges } from '../observe/metrics.js'
 import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
+import { chooseLayout } from '../storage/default-layout.js'
 import { FileStore } from '../storage/file-store.js'
 import { SegmentStore } from '../storage/segment/segment-store.js'
 import type { OpenedSegments } from '../storage/segment/segment-directory.js'
@@ -123,7 +124,8 @@ export class HiCacheNixl implements AsyncDisposable {
     checkDistinct(config, directories, input)
     throwIfAborted(options.signal)
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
-    const layout = config.options.storageLayout === 'segment' ? 'segment' : 'file'
+    const { layout, reason } = chooseLayout({ configured: config.options.storageLayout, storageDirVariable: config.storageDirVariable, directories })
+    logger.debug(`Pages are stored in the ${layout} layout: ${reason}`)
     const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon) : null
     try {
       throwIfAborted(options.signal)

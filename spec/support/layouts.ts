@@ -8,7 +8,7 @@ import type { Workbench } from './workbench.js'
 export type { StorageLayout }
 
 /** The layouts in which a cache must behave alike. What looks at a layout's own files is a suite of that layout. */
-export const LAYOUTS: readonly StorageLayout[] = ['file']
+export const LAYOUTS: readonly StorageLayout[] = ['file', 'segment']
 
 /** describe(), once for each layout. */
 export function describeLayouts(title: string, suite: (storageLayout: StorageLayout) => void): void {

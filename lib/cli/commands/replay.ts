@@ -188,7 +188,11 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
       modelName: given.string('model-name') ?? MODEL_NAME,
       // Room for the buffers of all requests in flight, and as much again for the cache's own use.
       arenaBytes: Math.min(ARENA_BYTES_MAX, Math.max(64 * 2 ** 20, inFlight * 2)),
-      ...(plan.capacity === undefined ? {} : { config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30, l3_cleaner_high_watermark: 95, l3_cleaner_low_watermark: 90 } }),
+      // The first two are for segments, the cleaner is for page files: which it will be is known when the cache is open.
+      ...(plan.capacity === undefined ? {} : {
+        capacity: plan.capacity, evictionPolicy: plan.policies[0]! as 'prefix-aware' | 'lru',
+        config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30, l3_cleaner_high_watermark: 95, l3_cleaner_low_watermark: 90 }
+      }),
     }
     return await context.withCache(async cache => await playOn(cache, context, plan, directory, keep), extra)
   } finally {
@@ -202,7 +206,7 @@ async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, d
   const replay = new TraceReplay({
     cache, pageBytes: plan.pageBytes, requestsInFlight: plan.requestsInFlight, signal: context.signal,
     // Above 95 % the cleaner makes room down to 90 %; looking after every 5 % keeps the pages within the capacity.
-    ...(plan.capacity === undefined ? {} : { collectEveryBytes: plan.capacity / 20 * plan.pageBytes / (plan.pageBytes + BLOCK_BYTES) }),
+    ...(plan.capacity === undefined || cache.storageLayout === 'segment' ? {} : { collectEveryBytes: plan.capacity / 20 * plan.pageBytes / (plan.pageBytes + BLOCK_BYTES) }),
     onRequest: ({ references, hits }) => progress.update(references, `hit rate ${percent(hits, references)}`),
   })
   const started = performance.now()
@@ -216,9 +220,12 @@ async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, d
     if (!keep && !directory.fresh) await removePages(cache, replay.storedIds)
   }
   const latencyUs = { lookup: replay.lookup.summary(), read: replay.read.summary(), write: replay.write.summary() }
+  // Page files know no policy but the cleaner's: longest unread first.
+  const policy = cache.storageLayout === 'segment' ? plan.policies[0]! : 'lru'
+  if (cache.storageLayout === 'segment') replay.totals.evicted = cache.stats().segment_evicted_pages ?? 0
   const report: Report = { totals: replay.totals, seconds, latencyUs }
   const { plugin, engine } = cache.selection
-  await show(context, plan, report, { simulated: false, plugin, engine, directories: directory.paths })
+  await show(context, { ...plan, policies: [policy] }, report, { simulated: false, plugin, engine, storageLayout: cache.storageLayout, directories: directory.paths })
   return replay.totals.wrongBytes > 0 || replay.totals.failures > 0 ? 1 : 0
 }
 

@@ -268,9 +268,11 @@ export class SegmentDirectory {
       if (segment) this.space.add(segment)
     }
     // The policy meets them in the order in which they were written, which is all that is known of their use.
+    const digest = new Uint32Array(4)
     for (const entry of this.index.sortByAge(Int32Array.from(entered))) {
       if (!this.index.has(entry) || this.index.isHidden(entry)) continue
-      this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1)
+      this.index.digestOf(entry, digest)
+      this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1, digest[3])
     }
     if (loaded.damaged > 0) this.#o.metrics.count('segment_records_damaged', loaded.damaged)
     this.#replaced(superseded, pinned)
