@@ -35,6 +35,8 @@ export interface RigOptions {
   readonly threads?: number
   readonly drainMs?: number
   readonly shared?: SharedPart
+  /** Lock of a writer's folder. */
+  readonly holdFd?: number
 }
 
 const statuses = Object.keys(Status) as (keyof typeof Status)[]
@@ -47,7 +49,7 @@ export class Rig {
   readonly agent: NativeAgent
   #words = 0
 
-  constructor({ directory, engine = 'aio', direct = false, threads = 4, drainMs = 2000, shared }: RigOptions) {
+  constructor({ directory, engine = 'aio', direct = false, threads = 4, drainMs = 2000, shared, holdFd }: RigOptions) {
     this.shared = shared ?? {
       directory, engine, direct,
       words: new Int32Array(new SharedArrayBuffer(4096)),
@@ -57,7 +59,7 @@ export class Rig {
     this.region = addon.registerMemory(this.bytes)
     this.agent = new addon.Agent({
       plugin: 'POSIX', engine: this.shared.engine, words: this.shared.words, threads, drainMs,
-      directories: [{ path: this.shared.directory, direct: this.shared.direct, engine: this.shared.direct }]
+      directories: [{ path: this.shared.directory, direct: this.shared.direct, engine: this.shared.direct, ...holdFd === undefined ? {} : { holdFd } }]
     })
   }
 
