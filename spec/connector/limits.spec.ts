@@ -48,6 +48,8 @@ describeLayouts('bytes in flight', storageLayout => {
   it('reject: while others fill the limit, a call is refused at once; wait: it goes when they are done', async () => {
     for (const whenFull of ['reject', 'wait'] as const) {
       const cache = await bench.open({ inFlightBytesMax: 128 * KIB, whenFull })
+      // There is space for pages of that size: what waits for space is not in flight.
+      await cache.batchSet(['warm-0', 'warm-1'], [bytes(64 * KIB, 3), bytes(64 * KIB, 4)])
       const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
       const slow = cache.batchSet(['slow-0', 'slow-1'], [bytes(64 * KIB, 0), bytes(64 * KIB, 1)])
       const next = cache.write([['next', bytes(64 * KIB, 2)]])
@@ -66,6 +68,7 @@ describeLayouts('bytes in flight', storageLayout => {
     await cache.whenReady(128 * KIB)
     await rejection(cache.whenReady(128 * KIB + 1), 'ERR_REJECTED')
 
+    await cache.set('warm', bytes(100 * KIB, 2))
     const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
     const slow = cache.set('slow', bytes(100 * KIB, 1))
     await Promise.resolve()
