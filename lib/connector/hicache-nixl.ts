@@ -601,7 +601,8 @@ export class HiCacheNixl implements AsyncDisposable {
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
     const leaked = this.#batcher.close()
-    await this.#store.close()
+    // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
+    await settledWithin(this.#store.close(), DRAIN_MS)
     for (const registration of this.#registrations) registration.release()
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.

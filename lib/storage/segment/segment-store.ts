@@ -247,11 +247,11 @@ export class SegmentStore implements PageStore {
       const entries: number[] = []
       directory.index.forEach(entry => { if (!directory.index.isHidden(entry)) entries.push(entry) })
       for (let at = 0; at < entries.length; at += VERIFY_PAGES) {
-        if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
+        throwIfAborted(signal)
         const there = entries.slice(at, at + VERIFY_PAGES).filter(entry => directory.index.has(entry) && !directory.index.isHidden(entry))
         await Promise.all(there.map(entry => check(directory, entry)))
         const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
-        if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => {})
+        if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => { throwIfAborted(signal) })
       }
     }
     return report
@@ -485,6 +485,10 @@ export class SegmentStore implements PageStore {
 }
 
 const PAGE_HASH = /^[0-9a-f]{64}/
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
+}
 
 async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array): Promise<OpenedSegments> {
   const native = addon.segments
