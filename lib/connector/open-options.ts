@@ -16,7 +16,7 @@ export interface OpenOptions {
   plugin?: string
   /** One directory or several; pages are spread over them by key. Made (0700) when not there. Default: /tmp/hicache_storage. */
   storageDir?: string | readonly string[]
-  /** Default: file. (`segment` is not in this version.) */
+  /** Default: segment, except where a directory holds page files already or SGLang's variable names the directories: then file. */
   storageLayout?: 'file' | 'segment'
   /**
    * Bytes on the disk that the segment layout may take in each storage directory, all processes together; from 1 MiB. Default: it stops growing where less than
