@@ -13,6 +13,7 @@
 #include "pool/file_io.h"
 #include "segments/slot_record.h"
 #include "util/crc64.h"
+#include "util/recorder.h"
 
 namespace hicache {
 namespace {
@@ -40,14 +41,16 @@ std::string plain(const std::string& folder) {
   return path;
 }
 
-int write_new(int fd, const char* name) {
-  std::vector<uint8_t> content(ChangeRing::file_bytes);
+// `length`: of the file as it is. One that is made takes the space of its header only, until reserve(); what lies in an old one must go.
+int write_new(int fd, off_t length, const char* name) {
+  std::vector<uint8_t> content(length == 0 ? ChangeRing::header_bytes : ChangeRing::file_bytes);
   std::memcpy(content.data(), ChangeRing::magic, sizeof(ChangeRing::magic));
   put<uint32_t>(content.data(), 8, ChangeRing::version);
   put<uint32_t>(content.data(), 12, ChangeRing::entries);
   const iovec iov{content.data(), content.size()};
   const int64_t moved = file_io::write_all(fd, &iov, 1, 0, false, name);
-  return moved < 0 ? static_cast<int>(-moved) : 0;
+  if (moved < 0) return static_cast<int>(-moved);
+  return recorded::ftruncate(fd, ChangeRing::file_bytes) == 0 ? 0 : errno;
 }
 
 }  // namespace
@@ -102,7 +105,7 @@ int ChangeRing::open(const std::string& folder, std::shared_ptr<ChangeRing>& out
   if (!S_ISREG(status.st_mode)) return EINVAL;
   uint64_t head = 0;
   int error = status.st_size == 0 ? EBADMSG : greatest_of(fd.get(), file.c_str(), head);
-  if (error == EBADMSG) error = write_new(fd.get(), file.c_str());
+  if (error == EBADMSG) error = write_new(fd.get(), status.st_size, file.c_str());
   if (error != 0) return error;
   std::shared_ptr<ChangeRing> ring(new ChangeRing(file, std::move(fd), std::max(head, at_least)));
   std::lock_guard lock(all.mutex);
@@ -133,6 +136,13 @@ void ChangeRing::close(const std::string& folder) {
   std::lock_guard lock(ring->mutex_);
   ring->closed_.store(true, std::memory_order_release);
   ring->fd_.reset();
+}
+
+int ChangeRing::reserve() {
+  std::lock_guard lock(mutex_);
+  if (closed()) return EBADF;
+  if (recorded::fallocate(fd_.get(), 0, 0, file_bytes) == 0 || errno == EOPNOTSUPP || errno == ENOSYS) return 0;
+  return errno;
 }
 
 int ChangeRing::append(const Change* changes, size_t count) {

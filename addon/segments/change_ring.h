@@ -47,6 +47,10 @@ class ChangeRing {
   // Nothing is written to it any more once this has returned: append() answers EBADF to whoever still holds it. Waits for an append() under way.
   static void close(const std::string& folder);
 
+  // Takes the disk space of all entries. A new ring has its full length, by which it counts, and no space: a writer that comes to a full store must not make it
+  // larger than it may be, and has nothing to tell before it has a segment. 0 or errno.
+  int reserve();
+
   // Any thread. One write for all of them (two where the ring turns). 0 or errno; on failure these changes are not told, and the sequences are used again.
   int append(const Change* changes, size_t count);
   // The sequence of the latest entry, 0 before the first.

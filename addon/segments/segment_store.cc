@@ -842,6 +842,8 @@ Granted grant(const std::string& directory, const std::string& folder_name, cons
         return granted;
       }
       granted.used_bytes += preparation->taken();
+      // Counted from the beginning, and taken now: no commit shall fail for want of it.
+      must(-work.writer().ring->reserve(), "allocating the ring of changes of " + store.named(folder_name));
     }
     preparation->fill(header, index_bytes, work);
     preparation->finish(work);
