@@ -1,14 +1,15 @@
 import { mkdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { inTurns } from '../support/busy-children.js'
 import { CrashImages, differences, writeImage, type DiskImage } from './crash-images.js'
 import type { ImageExpectation, ImageTask } from './image-child.js'
-import { JournalState } from './journal.js'
+import { JournalState, type KeyState } from './journal.js'
 import type { PowerTask } from './power-child.js'
 import { Random } from './random.js'
 import { readRecording } from './recording.js'
 import { slotsOf } from './segment-files.js'
-import { trialKeys } from './trial-pages.js'
+import { TrialPages, trialKeys } from './trial-pages.js'
 import { TrialProcess } from './trial-process.js'
 import { Tally, usableEngines, type TrialOptions, type TrialReport } from './trial.js'
 
@@ -19,14 +20,14 @@ const SIZES = [4096, 20_000, 65_536]
 /** What a cache without model and ranks puts behind its keys. */
 const SUFFIX = '__0_1'
 
-/** Keys whose page has a record, as every process saw it at that moment. */
-function recordedKeys(seen: DiskImage): Set<string> {
-  const keys = new Set<string>()
+/** Pages that had a record, as every process saw it at that moment, by key and checksum: what was acknowledged and is not among them has been evicted. */
+function recordedPages(seen: DiskImage): Set<string> {
+  const found = new Set<string>()
   for (const [path, content] of seen) {
     if (content === null || !path.endsWith('.index')) continue
-    for (const { state, key } of slotsOf(content)) if (state === 'page') keys.add(key.slice(0, -SUFFIX.length))
+    for (const { state, key, checksum } of slotsOf(content)) if (state === 'page') found.add(`${key.slice(0, -SUFFIX.length)} ${checksum}`)
   }
-  return keys
+  return found
 }
 
 /**
@@ -35,6 +36,7 @@ function recordedKeys(seen: DiskImage): Set<string> {
  */
 export async function powerTrial(options: TrialOptions): Promise<TrialReport> {
   const tally = new Tally()
+  const pages = new TrialPages(SIZES)
   const engines = await usableEngines()
   const recordings = Math.ceil(options.count / IMAGES_PER_RECORDING)
   await inTurns(recordings, AT_ONCE, async number => {
@@ -79,8 +81,10 @@ export async function powerTrial(options: TrialOptions): Promise<TrialReport> {
       })
       const path = join(folder, `image-${i}-at-${cut}`)
       writeImage(at.image(random), path)
-      const there = recordedKeys(at.seen())
-      const required = !batch ? [] : [...state.keys].filter(([key, { mayBeAbsent }]) => !mayBeAbsent && (!evicting || there.has(key))).map(([key]) => key)
+      const there = evicting ? recordedPages(at.seen()) : null
+      // The version that was acknowledged stands before those that are under way.
+      const isThere = (key: string, { versions: [version] }: KeyState): boolean => there === null || there.has(`${key} ${loadAddon().crc64(pages.page(key, version!))}`)
+      const required = !batch ? [] : [...state.keys].filter(([key, known]) => !known.mayBeAbsent && isThere(key, known)).map(([key]) => key)
       const expectation: ImageExpectation = { lines, required, older: true }
       writeFileSync(`${path}.json`, JSON.stringify(expectation))
       return path

@@ -8,7 +8,7 @@ const RECORD_BYTES = 512
 const RECORD_MAGIC = 0x54534348
 const KEY_AT = 96
 
-export interface SlotOnDisk { readonly state: 'page' | 'evicted'; readonly key: string; readonly generation: bigint; readonly length: number; readonly slot: number }
+export interface SlotOnDisk { readonly state: 'page' | 'evicted'; readonly key: string; readonly generation: bigint; readonly length: number; readonly checksum: bigint; readonly slot: number }
 
 /** The records of an index file that hold by themselves. */
 export function slotsOf(index: Buffer): SlotOnDisk[] {
@@ -19,7 +19,7 @@ export function slotsOf(index: Buffer): SlotOnDisk[] {
     const keyLength = record.readUInt16LE(6)
     slots.push({
       state: record[5] === 1 ? 'page' : 'evicted', key: record.toString('utf8', KEY_AT, KEY_AT + keyLength), generation: record.readBigUInt64LE(8),
-      length: Number(record.readBigUInt64LE(32)), slot
+      length: Number(record.readBigUInt64LE(32)), checksum: record.readBigUInt64LE(40), slot
     })
   }
   return slots
