@@ -39,6 +39,8 @@ import { openStorageDirectory } from './storage-directory.js'
 
 const WORDS = 16_384
 const GRACE_MS_DEFAULT = 5000
+/** How long opening waits until the pages of other processes are known. */
+const START_MS_MAX = 1000
 /** How long an agent's end waits for the kernel; close() has waited before, so this is for workers that die. */
 const DRAIN_MS = 250
 
@@ -80,6 +82,7 @@ export class HiCacheNixl implements AsyncDisposable {
   readonly #names: KeyNames
   readonly #layout: FileLayout
   readonly #store: PageStore
+  readonly #started: Promise<void>
   readonly #arena: Arena
   readonly #words: CompletionWords
   readonly #wordsRegion: number
@@ -129,7 +132,9 @@ export class HiCacheNixl implements AsyncDisposable {
     const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon) : null
     try {
       throwIfAborted(options.signal)
-      return new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments })
+      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments })
+      await settledWithin(cache.#started, START_MS_MAX)
+      return cache
     } catch (error) {
       if (segments) await SegmentStore.closeDirectories(segments)
       throw error
@@ -191,7 +196,7 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     // Not waited for: pages can move before every huge page is touched.
     void this.#arena.populate().catch((error: unknown) => logger.debug('The arena could not be populated.', { error: String(error) }))
-    this.#store.start()
+    this.#started = this.#store.start()
   }
 
   // Pages ------------------------------------------------------------------------------------------------------------------------------
@@ -602,7 +607,7 @@ export class HiCacheNixl implements AsyncDisposable {
     await this.#pool.destroy()
     const leaked = this.#batcher.close()
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
-    await settledWithin(this.#store.close(), DRAIN_MS)
+    await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), DRAIN_MS)
     for (const registration of this.#registrations) registration.release()
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.

@@ -50,7 +50,7 @@ export class FileStore implements PageStore {
     })
   }
 
-  start(): void {
+  async start(): Promise<void> {
     // Not waited for: pages can move before the last leftover is gone.
     this.#firstSweep = this.#sweep().then(() => {}, (error: unknown) => { this.#o.logger.debug('Sweeping ended early.', { error: String(error) }) })
     this.#cleaner.start()

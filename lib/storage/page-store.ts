@@ -64,8 +64,8 @@ export interface PageStore {
   stat(storedKey: string, scope: CallScope): Promise<PageInfo | null>
   verify(options: VerifyOptions): Promise<VerifyReport>
   gc(): Promise<GcReport>
-  /** Background work begins. */
-  start(): void
+  /** Background work begins. Resolves when all pages are known that are there at this moment: pages can be asked for before that. */
+  start(): Promise<void>
   /** Background work ends; called while the workers still live, and again is harmless. Resolves when nothing of it is under way. */
   stop(): Promise<void>
   /** After the workers have ended: gives locks back. */

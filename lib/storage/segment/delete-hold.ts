@@ -24,6 +24,7 @@ export class DeleteHold implements StorageHold {
     const { index, space } = this.#directory
     const entry = index.find(this.#digest)
     if (entry < 0) return { answer: Status.absent }
+    if (!this.#directory.writable) return { refused: `the storage directory ${this.#directory.opened.path} cannot be written` }
     if (!index.segment(entry).own) {
       this.#directory.ask(entry)
       return { answer: Status.ok }

@@ -5,7 +5,7 @@ import type { Batcher } from '../../transfer/batcher.js'
 import type { CallScope } from '../../transfer/call-scope.js'
 import type { LoadedFolder, NativeSegments, PolledFolder } from '../../transfer/native-binding.js'
 import { Op, Status } from '../../transfer/protocol.js'
-import { TransferRequest } from '../../transfer/transfer-request.js'
+import { TransferRequest, type RequestResult } from '../../transfer/transfer-request.js'
 import { makePolicy } from '../policies/policies.js'
 import { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
@@ -20,6 +20,7 @@ const POLL_MS_MAX = 100
 const ADOPT_EVERY_MS = 1000
 
 const NO_META = new Uint8Array(0)
+const NO_MEMORY = { kind: 'none' } as const
 
 /** A storage directory whose segments this process has opened. */
 export interface OpenedSegments {
@@ -48,6 +49,8 @@ export interface SegmentDirectoryOptions {
   readonly logger: Logger
   /** A scope for requests of the store's own. */
   readonly scope: () => CallScope
+  /** As SegmentSpaceOptions has it. */
+  readonly tellPolicies: () => boolean
 }
 
 interface Followed { sequence: number; readonly segments: Map<number, Segment> }
@@ -63,9 +66,13 @@ export class SegmentDirectory {
   #others: readonly PolledFolder[] = []
   #timer: NodeJS.Timeout | null = null
   #polling: Promise<void> | null = null
+  /** The other writers have been looked for, and what they hold has been read. */
+  #looked = false
   #adoptAt = 0
   #writtenAt = 0
   #stopped = false
+  /** Of the tombstones that go in this turn. */
+  #tombstones: CallScope | null = null
 
   constructor(options: SegmentDirectoryOptions) {
     this.#o = options
@@ -77,15 +84,17 @@ export class SegmentDirectory {
       policy: () => makePolicy(settings.evictionPolicy), index: this.index, metrics, logger,
       entomb: (segment, slot, done) => { this.#entomb(segment, slot, done) },
       wake: () => { batcher.pumpSoon() },
-      othersLive: () => this.#others.some(({ live }) => live)
+      // Until they have been looked for nobody knows.
+      othersLive: () => !this.#looked || this.#others.some(({ live }) => live),
+      tellPolicies: options.tellPolicies
     })
     this.space.usedBytes = opened.usedBytes
     this.#takeOver(opened.own)
   }
 
   get writable(): boolean { return this.opened.folder !== '' }
-  /** Has anybody else pages here, as far as is known? */
-  get shared(): boolean { return this.#others.length > 0 }
+  /** Has anybody else pages here, as far as is known? Until somebody has looked, nobody knows. */
+  get shared(): boolean { return !this.#looked || this.#others.length > 0 }
   get liveWriters(): number { return this.#others.reduce((sum, { live }) => sum + (live ? 1 : 0), 0) }
   get foreignPages(): number {
     let pages = 0
@@ -93,9 +102,11 @@ export class SegmentDirectory {
     return pages
   }
 
-  start(): void {
-    void this.poll()
+  /** Resolves when the other writers' pages are known, as far as they are at this moment. */
+  async start(): Promise<void> {
+    this.space.shrink()
     this.#timer = setInterval(() => { void this.poll() }, POLL_EVERY_MS).unref()
+    await this.poll()
   }
 
   async stop(): Promise<void> {
@@ -129,9 +140,13 @@ export class SegmentDirectory {
   }
 
   /** A page goes: of ours with a tombstone; another writer's is forgotten here, and stays there. */
-  drop(entry: number): void {
-    if (this.index.segment(entry).own) this.space.drop(entry)
-    else this.index.remove(entry)
+  drop(entry: number, written?: (ok: boolean) => void): void {
+    if (this.index.segment(entry).own) {
+      this.space.drop(entry, written)
+    } else {
+      this.index.remove(entry)
+      written?.(true)
+    }
   }
 
   /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms. */
@@ -201,6 +216,7 @@ export class SegmentDirectory {
       this.#followed.set(name, followed)
       this.#follow(name, followed, loaded)
     }
+    this.#looked = true
     if (folders.some(({ wants, live }) => wants && live)) this.space.share(this.liveWriters)
     if (folders.some(({ live, machine }) => !live && machine === 'this') && performance.now() >= this.#adoptAt) {
       this.#adoptAt = performance.now() + ADOPT_EVERY_MS
@@ -283,14 +299,22 @@ export class SegmentDirectory {
   }
 
   #entomb(segment: Segment, slot: number, done: (written: boolean) => void): void {
-    const scope = this.#o.scope()
-    const storage = new TombstoneHold(segment, slot, () => this.now(), done)
+    let scope = this.#tombstones
+    if (!scope) {
+      // One clock for all that go in one turn: a timer each would cost more than the record.
+      const fresh = scope = this.#tombstones = this.#o.scope()
+      queueMicrotask(() => {
+        this.#tombstones = null
+        fresh.watch(this.#o.batcher.cancel)
+      })
+    }
     this.#o.batcher.submit(new TransferRequest({
-      op: Op.recordWrite, flags: 0, directory: this.opened.directory, storedKey: segment.name, memory: { kind: 'none' }, length: 0, meta: NO_META, scope, storage,
-      onResult: result => {
-        if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed')
-      }
+      op: Op.recordWrite, flags: 0, directory: this.opened.directory, storedKey: segment.name, memory: NO_MEMORY, length: 0, meta: NO_META, scope,
+      storage: new TombstoneHold(segment, slot, () => this.now(), done), onResult: this.#onTombstone
     }))
-    scope.watch(this.#o.batcher.cancel)
+  }
+
+  readonly #onTombstone = (result: RequestResult): void => {
+    if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed')
   }
 }

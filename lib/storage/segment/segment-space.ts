@@ -23,6 +23,8 @@ const EVICT_AT_ONCE = 64
 /** After it was told that there is no room, the directory is asked again this much later, then after twice as long, up to the second one. */
 const ASK_AGAIN_MS = 1000
 const ASK_AGAIN_MS_MAX = 30_000
+/** Who waits for space of the others asks this often, and they give a segment back this often. */
+const SHARE_EVERY_MS = 250
 /** When all pages are leased or being read, it is tried again this much later. */
 const PINNED_AGAIN_MS = 20
 /** How often it is considered whether another size's segment would serve this one's pages better: evictions in between. */
@@ -50,6 +52,8 @@ export interface SegmentSpaceOptions {
   readonly wake: () => void
   /** Do other writers live that could give space back? */
   readonly othersLive: () => boolean
+  /** Tells the policies of pages that have been written by calls which go on: a policy does not give up what it has not heard of. False: there were none. */
+  readonly tellPolicies: () => boolean
 }
 
 interface ClassState { readonly cls: SizeClass; busy: boolean; dying: number; evictions: number }
@@ -71,9 +75,16 @@ export class SegmentSpace {
   #retryTimer: NodeJS.Timeout | null = null
   /** The last request for a segment was refused; it is repeated now and then, from #askAt on, and pages are given up meanwhile. */
   #full = false
+  /** While #full: the least data that was refused. Something smaller may fit all the same. */
+  #refusedBytes = 0
+  /** What was left to take when it was refused. */
+  #left = 0
   #askAt = 0
   #refusal = ''
   #growing = false
+  /** Segments on their way back to the file system. */
+  #releasing = 0
+  #shareAt = 0
   #closed = false
   #askMs = ASK_AGAIN_MS
   usedBytes = 0
@@ -162,11 +173,25 @@ export class SegmentSpace {
   /** Others ask for space: gives the segment up that was used longest ago, if we have more than our share. */
   share(liveWriters: number): void {
     const own = this.ownBytes
-    if (this.#leaving.size > 0 || this.segmentCount < 2 || own * (liveWriters + 1) <= this.usedBytes) return
+    const now = performance.now()
+    // One at a time: who asks takes a moment to notice, and all that is given back meanwhile would lie idle.
+    if (now < this.#shareAt || this.#leaving.size > 0 || this.segmentCount < 2 || own * (liveWriters + 1) <= this.usedBytes) return
     const segment = this.#leastUsed(() => true)
     if (!segment) return
+    this.#shareAt = now + SHARE_EVERY_MS
     this.#o.logger.info('A segment is given back, because another process has none.', { bytes: segment.dataBytes })
     this.#release(segment)
+  }
+
+  /** A capacity that is less than what the store takes: segments are given up until it holds. */
+  shrink(): void {
+    const { capacity } = this.#o
+    if (capacity === null) return
+    while (this.usedBytes > capacity && this.segmentCount > 0) {
+      const segment = this.#leastUsed(() => true)!
+      this.usedBytes -= segment.dataBytes
+      this.#release(segment)
+    }
   }
 
   /** Whether growth was refused may have changed. */
@@ -180,7 +205,7 @@ export class SegmentSpace {
   /** Keeps slots ready: grows while that is allowed, else gives pages up. */
   #prepare(state: ClassState): void {
     const { cls } = state
-    if (!this.#full) {
+    if (!this.#isFull(state)) {
       if (2 * cls.freeSlots * cls.extentBytes < this.#segmentBytes(cls.extentBytes)) this.#grow(state)
       return
     }
@@ -190,29 +215,46 @@ export class SegmentSpace {
   }
 
   #makeRoom(state: ClassState): 'wait' | { readonly refused: string } {
+    const { extentBytes } = state.cls
     if (this.#closed) return { refused: 'the store is closed' }
     if (state.dying > 0) return 'wait'
-    if (!this.#full || performance.now() >= this.#askAt) this.#grow(state)
-    if (!this.#full || this.#evict(state, Math.max(1, Math.min(EVICT_AT_ONCE, state.cls.slots >> 4))) > 0 || state.busy) return 'wait'
-    if (state.cls.slots > 0) return this.#later(PINNED_AGAIN_MS)
+    const full = this.#isFull(state)
+    if (!full || performance.now() >= this.#askAt) this.#grow(state)
+    if (!full) return 'wait'
+    const wanted = Math.max(1, Math.min(EVICT_AT_ONCE, state.cls.slots >> 4))
+    if (this.#evict(state, wanted) > 0 || state.busy) return 'wait'
+    if (state.cls.slots > 0) {
+      if (this.#o.tellPolicies() && this.#evict(state, wanted) > 0) return 'wait'
+      return this.#later(PINNED_AGAIN_MS)
+    }
+    // What is on its way may be room enough.
+    if (this.#growing || this.#leaving.size > 0 || this.#releasing > 0) return this.#later(PINNED_AGAIN_MS)
     // Not one slot of this size, and no room for more: another size has to give a segment up.
-    const donor = this.#leastUsed(segment => segment.extentBytes !== state.cls.extentBytes && segment.dataBytes >= state.cls.extentBytes)
+    const donor = this.#leastUsed(segment => segment.extentBytes !== extentBytes && segment.dataBytes >= extentBytes)
     if (donor) {
       this.#reassign(donor, state)
       return 'wait'
     }
-    const small = this.#leaving.size > 0 ? null : this.#leastUsed(segment => segment.extentBytes !== state.cls.extentBytes)
+    // Nothing is given up for a page that would not fit if everything were.
+    const small = this.#left + this.ownBytes >= extentBytes ? this.#leastUsed(segment => segment.extentBytes !== extentBytes) : null
     if (small) {
       this.#release(small)
       return 'wait'
     }
-    if (this.#leaving.size > 0 || this.#growing) return this.#later(PINNED_AGAIN_MS)
-    if (this.#o.othersLive()) {
+    if (this.#o.othersLive() && (this.#o.capacity === null || extentBytes < this.#o.capacity)) {
       this.#want(true)
-      return this.#later(ASK_AGAIN_MS)
+      // What the others give back is not to lie idle.
+      this.#askAt = Math.min(this.#askAt, performance.now() + SHARE_EVERY_MS)
+      return this.#later(SHARE_EVERY_MS)
     }
-    return { refused: this.#refusal }
+    return { refused: `${this.#refusal}, and no page of it can make room for one of ${extentBytes} bytes` }
   }
+
+  /** No segment for pages of this size can be had, as far as is known. */
+  #isFull({ cls: { extentBytes } }: ClassState): boolean { return this.#full && this.#leastBytes(extentBytes) >= this.#refusedBytes }
+
+  /** With less data than this no segment is granted. */
+  #leastBytes(extentBytes: number): number { return Math.max(extentBytes, this.#segmentBytes(extentBytes) / 4) }
 
   #later(ms: number): 'wait' {
     this.#retryTimer ??= setTimeout(() => {
@@ -282,16 +324,17 @@ export class SegmentSpace {
     if (this.#growing || this.#closed) return
     const { native, path, folder, capacity, totalBytes, direct, index, directory, logger } = this.#o
     const { extentBytes } = state.cls
+    const keepFreeBytes = capacity === null ? Math.floor(totalBytes * FREE_SHARE) : 0
+    const leastBytes = this.#leastBytes(extentBytes)
     this.#growing = true
-    native.grant(path, folder, {
-      dataBytes: this.#segmentBytes(extentBytes), extentBytes, capacity: capacity ?? 0, keepFreeBytes: capacity === null ? Math.floor(totalBytes * FREE_SHARE) : 0, direct
-    }).then(granted => {
+    native.grant(path, folder, { dataBytes: this.#segmentBytes(extentBytes), extentBytes, capacity: capacity ?? 0, keepFreeBytes, direct }).then(granted => {
       this.usedBytes = granted.usedBytes
       if (this.#closed) return
       if (granted.refused !== '') {
-        this.#refuse()
+        this.#refuse(leastBytes)
+        this.#left = granted.refused === 'capacity' ? capacity! - granted.usedBytes : granted.freeBytes - keepFreeBytes
         this.#refusal = granted.refused === 'capacity'
-          ? `the capacity of ${capacity} bytes in ${path} is taken (${granted.usedBytes} bytes), and no page of it can make room for one of ${extentBytes} bytes`
+          ? `the capacity of ${capacity} bytes in ${path} is taken (${granted.usedBytes} bytes)`
           : `the file system of ${path} is full (${granted.freeBytes} bytes are free, of which a tenth of all stays free unless \`capacity\` is set)`
         return
       }
@@ -303,7 +346,7 @@ export class SegmentSpace {
       state.cls.add(segment)
       this.#want(false)
     }).catch((error: unknown) => {
-      this.#refuse()
+      this.#refuse(0)
       this.#refusal = `no segment could be made in ${path}: ${String((error as Error).message)}`
       if (!this.#closed) logger.warn('A segment could not be made.', { path, error: String(error) })
     }).finally(() => {
@@ -312,7 +355,8 @@ export class SegmentSpace {
     })
   }
 
-  #refuse(): void {
+  #refuse(leastBytes: number): void {
+    this.#refusedBytes = this.#full ? Math.min(this.#refusedBytes, leastBytes) : leastBytes
     this.#full = true
     this.#askAt = performance.now() + this.#askMs
     this.#askMs = Math.min(ASK_AGAIN_MS_MAX, this.#askMs * 2)
@@ -352,9 +396,11 @@ export class SegmentSpace {
     const { native, path, folder, index, logger } = this.#o
     this.#empty(segment, () => {
       index.removeSegment(segment)
+      this.#releasing++
       native.release(path, folder, segment.id).catch((error: unknown) => {
         logger.warn('A segment could not be given back.', { path, error: String(error) })
       }).finally(() => {
+        this.#releasing--
         this.#o.metrics.count('segments_released')
         this.#askAt = 0
         this.#o.wake()

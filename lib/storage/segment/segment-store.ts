@@ -25,6 +25,8 @@ import { WriteHold } from './write-hold.js'
 const LENGTH_TRIES_MAX = 4
 /** The largest extent. */
 const PAGE_BYTES_MAX = 2 ** 30
+/** Looks at what others have changed before a page counts as absent. In one look its old copy can be seen to go, and the new one come a moment after its folder was read. */
+const POLLS_MAX = 2
 /** Keys that are looked up together. */
 const LOOKUP_ROUND = 128
 /** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
@@ -36,8 +38,11 @@ const CLEAR_PAGES = 128
 const TIMEOUT_MS_MAX = 2 ** 31 - 1
 const NO_META = new Uint8Array(0)
 
-/** What became of a page in the index: for the policy, when all pages of the call are through. */
+/** What became of a page in the index: for the policy, when all pages of the call are through (or when room is short, before that). */
 interface Landed { readonly entry: number; readonly segment: Segment; readonly slot: number; readonly generation: number; readonly written: boolean }
+
+/** A call that writes, and what has come of it so far. */
+interface Writing { readonly pages: readonly PageToWrite[]; readonly stride: number; readonly landed: (Landed | null)[] }
 
 /**
  * Pages as extents of large files that are written over and over (block merging). Where a page lies is in memory, so a lookup never touches the disk; what is on
@@ -54,6 +59,7 @@ export class SegmentStore implements PageStore {
   /** Decoded metas, by the index's own copy of their bytes. */
   readonly #metas = new WeakMap<Uint8Array, PageMeta>()
   readonly #chainHints = new Map<string, string>()
+  readonly #writing = new Set<Writing>()
   readonly #scratch = new Uint32Array(4)
   readonly #roundDigests = new Uint32Array(4 * LOOKUP_ROUND)
   readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
@@ -87,11 +93,12 @@ export class SegmentStore implements PageStore {
     this.#digest = new PageDigest(opened[0]!.seed, layout.namespaceDigest)
     this.#sync = parts.settings.fsync === 'batch'
     this.#directories = opened.map(one => new SegmentDirectory({
-      opened: one, settings: parts.settings, batcher: parts.batcher, metrics: parts.metrics, logger: parts.logger, scope: () => parts.scope()
+      opened: one, settings: parts.settings, batcher: parts.batcher, metrics: parts.metrics, logger: parts.logger, scope: () => parts.scope(),
+      tellPolicies: () => this.#tellPolicies()
     }))
   }
 
-  start(): void { for (const directory of this.#directories) directory.start() }
+  async start(): Promise<void> { await Promise.all(this.#directories.map(directory => directory.start())) }
   async stop(): Promise<void> { await Promise.all(this.#directories.map(directory => directory.stop())) }
   async close(): Promise<void> { await Promise.all(this.#directories.map(directory => directory.close())) }
 
@@ -110,11 +117,16 @@ export class SegmentStore implements PageStore {
 
   write(scope: CallScope, pages: readonly PageToWrite[], stride: number, end: (index: number, outcome: WriteOutcome) => void): void {
     const landed: (Landed | null)[] = pages.map(() => null)
+    const writing: Writing = { pages, stride, landed }
     let left = pages.length
+    if (left > 0) this.#writing.add(writing)
     pages.forEach((page, i) => {
       this.#writePage(scope, page, landed, i, outcome => {
-        // Before the last answer: what the caller asks for next meets a policy that knows these pages.
-        if (--left === 0) this.#chain(pages, stride, landed)
+        if (--left === 0) {
+          // Before the last answer: what the caller asks for next meets a policy that knows these pages.
+          this.#writing.delete(writing)
+          this.#chain(pages, stride, landed)
+        }
         end(i, outcome)
       })
     })
@@ -217,15 +229,12 @@ export class SegmentStore implements PageStore {
   async verify({ bytesPerSecond = Infinity, onProgress, signal }: VerifyOptions): Promise<VerifyReport> {
     const report: VerifyReport = { pages: 0, bytes: 0, ok: 0, corrupt: 0, unverified: 0, missing: 0 }
     const began = performance.now()
-    const check = async (directory: SegmentDirectory, entry: number): Promise<void> => {
-      const digest = new Uint32Array(4)
-      directory.index.digestOf(entry, digest)
-      const length = directory.index.length(entry)
+    const check = async (directory: SegmentDirectory, { key, length }: SlotRecord): Promise<void> => {
       const scope = this.#o.scope({ ...(signal ? { signal } : {}), priority: 'background' })
       const pending = new Promise<RequestResult>(resolve => {
-        const storage = new ReadHold(directory, digest)
+        const storage = new ReadHold(directory, this.#digestOf(key))
         storage.request = new TransferRequest({
-          op: Op.segmentRead, flags: 0, directory: directory.opened.directory, storedKey: `verify ${entry}`, memory: { kind: 'arena' }, length, meta: NO_META, scope, storage,
+          op: Op.segmentRead, flags: 0, directory: directory.opened.directory, storedKey: key, memory: { kind: 'arena' }, length, meta: NO_META, scope, storage,
           fromStorage: true, onResult: resolve
         })
         this.#o.batcher.submit(storage.request)
@@ -243,17 +252,18 @@ export class SegmentStore implements PageStore {
       else report.missing++
       onProgress?.({ pages: report.pages, bytes: report.bytes })
     }
-    for (const directory of this.#directories) {
-      const entries: number[] = []
-      directory.index.forEach(entry => { if (!directory.index.isHidden(entry)) entries.push(entry) })
-      for (let at = 0; at < entries.length; at += VERIFY_PAGES) {
-        throwIfAborted(signal)
-        const there = entries.slice(at, at + VERIFY_PAGES).filter(entry => directory.index.has(entry) && !directory.index.isHidden(entry))
-        await Promise.all(there.map(entry => check(directory, entry)))
-        const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
-        if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => { throwIfAborted(signal) })
-      }
+    const round: Promise<void>[] = []
+    const settle = async (): Promise<void> => {
+      await Promise.all(round.splice(0))
+      const ahead = report.bytes / bytesPerSecond * 1000 - (performance.now() - began)
+      if (ahead > 1) await delay(Math.min(ahead, TIMEOUT_MS_MAX), undefined, signal ? { signal } : {}).catch(() => {})
+      throwIfAborted(signal)
     }
+    for await (const { record, directory } of this.#records(signal ? { signal } : {})) {
+      round.push(check(directory, record))
+      if (round.length >= VERIFY_PAGES) await settle()
+    }
+    await settle()
     return report
   }
 
@@ -287,9 +297,14 @@ export class SegmentStore implements PageStore {
           return end({ ok: false, status: result.failure, key, error: result.error })
         }
         if (result.status === Status.ok && result.meta) {
-          const entry = storage.commit(result.meta)
+          let told = false
+          const stored = (): void => {
+            if (told) end({ ok: true, status: 'stored', key, byteLength: length })
+            told = true
+          }
+          const entry = storage.commit(result.meta, stored)
           landed[i] = this.#landing(directory, entry, true)
-          return end({ ok: true, status: 'stored', key, byteLength: length })
+          return stored()
         }
         if (result.status === Status.alreadyThere) {
           const entry = storage.alreadyThere()
@@ -310,7 +325,7 @@ export class SegmentStore implements PageStore {
     const digest = this.#digestOf(storedKey)
     const miss = (reason: MissReason): void => { end({ ok: false, status: 'miss', key, reason }, 0) }
     let tries = 0
-    let polled = false
+    let polls = 0
 
     const readNow = (length: number): void => {
       tries++
@@ -328,11 +343,11 @@ export class SegmentStore implements PageStore {
         return readNow(result.length)
       }
       const reason = missReason(result.status)
-      if ((reason === 'absent' || reason === 'stale') && !polled && directory.shared) {
+      if ((reason === 'absent' || reason === 'stale') && polls < POLLS_MAX && directory.shared) {
         // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
-        polled = true
+        polls++
         void directory.pollSoon().then(() => {
-          if (this.#o.stage() !== 'open' || directory.index.find(digest) < 0) return miss(reason)
+          if (this.#o.stage() !== 'open') return miss(reason)
           start()
           scope.watch(this.#o.batcher.cancel)
         })
@@ -359,10 +374,13 @@ export class SegmentStore implements PageStore {
   }
 
   /** Tells the policies what was written and read, in the order of the call: what comes before a page is what it builds on. */
-  #chain(pages: readonly (PageToWrite | PageToRead)[], stride: number, landed: readonly (Landed | null)[]): void {
+  #chain(pages: readonly (PageToWrite | PageToRead)[], stride: number, landed: (Landed | null)[]): boolean {
+    let any = false
     for (let i = 0; i < pages.length; i++) {
       const mine = landed[i]
       if (!mine) continue
+      landed[i] = null
+      any = true
       const directory = this.#directories[pages[i]!.directory]!
       if (!mine.segment.own || !directory.holds(mine.entry, mine.segment, mine.slot, mine.generation)) continue
       const parent = this.#parentOf(pages, stride, i, directory, mine)
@@ -372,6 +390,14 @@ export class SegmentStore implements PageStore {
         policy.insert(mine.entry, parent, this.#scratch[3])
       } else policy.touch(mine.entry, parent)
     }
+    return any
+  }
+
+  /** A call may write more than fits, and the last of its pages then waits for the first to go. */
+  #tellPolicies(): boolean {
+    let any = false
+    for (const { pages, stride, landed } of this.#writing) if (this.#chain(pages, stride, landed)) any = true
+    return any
   }
 
   /** The entry of the nearest page before this one in its chain that lies in the same directory and is of the same size; -1 = none, or unknown. */

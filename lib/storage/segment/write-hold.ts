@@ -94,17 +94,21 @@ export class WriteHold implements StorageHold {
     if (this.#how === Status.ok) this.#discard()
   }
 
-  /** The page is on the disk: it can be found from now on. Answers its entry, or that of the same page that was there before. */
-  commit(checksum: Uint8Array): number {
+  /**
+   * The page is on the disk: it can be found from now on. Answers its entry. `done` is called when an older copy of ours has its tombstone, or at once: only then may anybody
+   * be told, or a delete that follows could leave the older one to be found after a crash.
+   */
+  commit(checksum: Uint8Array, done: () => void): number {
     const { index, space } = this.#directory
     const { segment, slot } = this.#place!
     const before = index.find(this.#page.digest)
     this.#letSameGo()
-    if (before >= 0) this.#directory.drop(before)
+    if (before >= 0) this.#directory.drop(before, done)
     const view = new DataView(checksum.buffer, checksum.byteOffset, CHECKSUM_BYTES)
     const entry = index.insert(this.#page.digest, 0, segment.number, slot, this.#page.length, view.getUint32(0, true), view.getUint32(4, true), this.#writtenAt, this.#page.meta)
     this.#place = null
     if (space.isLeaving(segment)) space.drop(entry)
+    if (before < 0) done()
     return entry
   }
 

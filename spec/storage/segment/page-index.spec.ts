@@ -265,7 +265,7 @@ describe('the page index', () => {
       const c = segment(3, 4)
       index.addSegment(c)
       expect(index.load(loaded([page(3, 3, 0, 5)]), () => c), 'of one age, the own one').to.deep.equal({ added: 1, removed: 1, skipped: 0, superseded: [], pinned: [] })
-      expect([index.segment(index.find(digestOf(3))), b.entries[1], b.pages]).to.deep.equal([c, -1, 0])
+      expect([index.segment(index.find(digestOf(3))), b.entries[1], b.pages]).to.deep.equal([c, -1, 1])
     })
     it('a page that is read while a newer copy comes in stays until the read is over', () => {
       const [a, b] = [segment(1, 4), segment(2, 4)]
