@@ -347,7 +347,7 @@ export class SegmentSpace {
       this.#want(false)
     }).catch((error: unknown) => {
       this.#refuse(0)
-      this.#refusal = `no segment could be made in ${path}: ${String((error as Error).message)}`
+      this.#refusal = `no segment could be made in ${path}: ${(error as Error).message}`
       if (!this.#closed) logger.warn('A segment could not be made.', { path, error: String(error) })
     }).finally(() => {
       this.#growing = false
