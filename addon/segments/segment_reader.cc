@@ -275,16 +275,20 @@ class RingFile {
   std::vector<uint8_t> buffer_;
 };
 
-// Was something written behind an entry that does not hold? Then that one is damaged, and not the end.
-bool goes_on_after(RingFile& ring, uint64_t sequence) {
+// Was something written behind an entry that does not hold? Then that one is damaged, and not the end. It is looked at once more after that: the writer goes on while we
+// read, and whoever sees the next entry sees the one before it, if it looks then.
+bool is_hole(RingFile& ring, uint64_t sequence) {
   constexpr uint64_t enough = 64;
+  const auto holds = [&](size_t i, uint64_t expected) {
+    uint64_t found;
+    Change ignored;
+    return ring.entry(i, found, ignored) && found == expected;
+  };
   for (uint64_t seen = 1; seen <= enough;) {
     const size_t count = ring.read(sequence + seen, enough);
     if (count == 0) return false;
     for (size_t i = 0; i < count; i++) {
-      uint64_t found;
-      Change ignored;
-      if (ring.entry(i, found, ignored) && found == sequence + seen + i) return true;
+      if (holds(i, sequence + seen + i)) return ring.read(sequence, 1) == 0 || !holds(0, sequence);
     }
     seen += count;
   }
@@ -334,7 +338,7 @@ RingTail read_changes(int folder, const std::string& folder_name, uint64_t seque
         continue;
       }
       // The last one of the time before is not there: the ring was made anew. A later one is: everything was overwritten meanwhile.
-      if (expected == sequence || (whole && found > expected) || goes_on_after(ring, expected)) lapped();
+      if (expected == sequence || (whole && found > expected) || is_hole(ring, expected)) lapped();
       return tail;
     }
     from += count;

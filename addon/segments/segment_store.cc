@@ -772,7 +772,7 @@ class Preparation {
     }
     must(sync(data_.get(), false, path.c_str()), "fsync of " + path);
   }
-  // The data first: an index that can be seen has its data beside it.
+  // The data first: an index that can be seen has its data beside it. Under the directory's lock: who counts must find each file by one of its names.
   void finish(const Work& work) {
     work.check();
     const auto give = [&](const std::string& from, const std::string& to) {
@@ -787,8 +787,6 @@ class Preparation {
       throw;
     }
     done_ = true;
-    // Without it a sync of the files themselves would be worth nothing after a loss of power.
-    sync(folder_, false, name_.c_str());
   }
 
  private:
@@ -846,7 +844,12 @@ Granted grant(const std::string& directory, const std::string& folder_name, cons
       must(-work.writer().ring->reserve(), "allocating the ring of changes of " + store.named(folder_name));
     }
     preparation->fill(header, index_bytes, work);
-    preparation->finish(work);
+    {
+      const DirectoryLock lock(store);
+      preparation->finish(work);
+    }
+    // Without it a sync of the files themselves would be worth nothing after a loss of power.
+    sync(folder.get(), false, store.named(folder_name).c_str());
   } catch (const Failure& failure) {
     if (!is_full(failure.error)) throw;
     granted.refused = "disk";
@@ -878,6 +881,9 @@ Reassigned reassign(const std::string& directory, const std::string& folder_name
     header.slots = static_cast<uint32_t>(header.data_bytes / extent_bytes);
   }
   if (header.slots == 0) throw Failure{EINVAL, "extents of " + std::to_string(extent_bytes) + " bytes do not fit into " + data_path};
+  // Who counts must not see the longer index and the shorter data, or the other way round.
+  const DirectoryLock lock(store);
+  work.check();
   // From here to the new header the segment is nobody's: an end in between costs an empty segment, which the next open gives back.
   uint8_t nothing[block_bytes] = {};
   const iovec iov{nothing, sizeof(nothing)};
