@@ -508,6 +508,19 @@ void all_slots_withheld(const EngineKind& kind, bool direct) {
   for (size_t i = 0; i < 16; i++) CHECK_EQ(bench.jobs[i]->request.result, i == 10 ? -ECANCELED : 4096);
 }
 
+// One at a time, so that the order shows: somebody waits for a read.
+void reads_go_first(const EngineKind& kind, bool direct) {
+  Bench bench(kind, direct, 1);
+  UniqueFd fd = bench.file(64 * 4096);
+  std::string order;
+  bench.sink.then([&](Job& job) { order += job.request.kind == reading ? 'r' : 'w'; });
+  for (size_t i = 0; i < 3; i++) bench.submit(writing, fd.get(), i * 4096, 4096);
+  for (size_t i = 0; i < 40; i++) bench.submit(reading, fd.get(), (8 + i) * 4096, 4096);
+  bench.run();
+  // And yet no write waits for ever.
+  CHECK_EQ(order, std::string(16, 'r') + 'w' + std::string(16, 'r') + 'w' + std::string(8, 'r') + 'w');
+}
+
 void cancelled_before_it_was_submitted(const EngineKind& kind, bool direct) {
   Bench bench(kind, direct, 4);
   UniqueFd fd = bench.file(20 * 4096);
@@ -866,6 +879,7 @@ int main(int argc, char** argv) {
       TEST(a_limit_in_the_midst_of_a_write);
       TEST(a_withheld_completion);
       TEST(all_slots_withheld);
+      TEST(reads_go_first);
       TEST(cancelled_before_it_was_submitted);
       TEST(cancelled_after_it_was_submitted);
       TEST(cancelled_between_two_halves);

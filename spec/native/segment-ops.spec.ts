@@ -331,7 +331,7 @@ for (const place of PLACES) {
       })
     })
 
-    it('does not start where the writer\'s lock cannot be held', async function () {
+    it('does not start where the writer\'s lock cannot be held', function () {
       if (!place.direct) this.skip()
       const refused = (holdFd: number): void => { new Rig({ directory: writer.directory, engine: place.engine, direct: true, holdFd }) }
       expect(() => { refused(1_000_000) }).to.throw(/holdFd|EBADF|descriptor/i)

@@ -96,7 +96,10 @@ void SegmentCommits::run() {
       else operation.finish(Outcome::of(Status::ok));
     }
     group_.clear();
-    if (coming_.load(std::memory_order_relaxed) >= coming_min && !pool_.has_waiting()) std::this_thread::sleep_for(std::chrono::microseconds(gather_us));
+    const int coming = coming_.load(std::memory_order_relaxed);
+    if (coming >= coming_min && !pool_.has_waiting()) {
+      std::this_thread::sleep_for(std::chrono::microseconds(std::min(coming * gather_us_each, gather_us_max)));
+    }
   }
 }
 

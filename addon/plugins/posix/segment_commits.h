@@ -46,8 +46,8 @@ class SegmentCommits final : public DirectoryPool::Task {
   void run() override;
 
  private:
-  // From so many on their way on it is worth a wait, and how long that is: what a device that writes 1 GB/s does with three pages of 64 KiB.
-  static constexpr int coming_min = 8, gather_us = 200;
+  // From so many on their way on it is worth a wait: the longer, the more there are, so that what waits here stays a part of what is at the device.
+  static constexpr int coming_min = 8, gather_us_each = 20, gather_us_max = 1000;
 
   using Part = std::vector<SegmentCommit*>::iterator;
   void commit_group();
