@@ -38,11 +38,7 @@ async function look(task: ImageTask, image: string): Promise<void> {
   const pages = new TrialPages(task.sizes)
   const expected = JSON.parse(readFileSync(`${image}.json`, 'utf8')) as ImageExpectation
   const state = new JournalState()
-  const begun = new Set<string>()
-  for (const line of expected.lines) {
-    state.add(line)
-    if (line.startsWith('b ')) begun.add(line.slice(2))
-  }
+  for (const line of expected.lines) state.add(line)
   const required = new Set(expected.required)
   let revived = 0
   let cache: HiCacheNixl
@@ -54,7 +50,7 @@ async function look(task: ImageTask, image: string): Promise<void> {
   const { violations, misses, found } = await checkStore(cache, state, {
     pages, mustBeThere: key => required.has(key), absentReasons: ['absent', 'corrupt'],
     anyVersion: (key, version) => {
-      const older = expected.older && !required.has(key) && begun.has(`${key} ${version}`)
+      const older = expected.older && !required.has(key) && state.begun.has(`${key} ${version}`)
       if (older) revived++
       return older
     }

@@ -42,6 +42,8 @@ export interface KeyState {
 /** Reads journals: what must and what may be there now. */
 export class JournalState {
   readonly keys = new Map<string, KeyState>()
+  /** Every `key version` that ever began to be written. */
+  readonly begun = new Set<string>()
   /** Greatest version of all. */
   lastVersion = 0
   acknowledged = 0
@@ -68,6 +70,7 @@ export class JournalState {
       case 'b':
         // A page that is replaced is there all the time: its successor is whole before it goes.
         state.versions.add(version)
+        this.begun.add(`${key} ${word}`)
         this.lastVersion = Math.max(this.lastVersion, version)
         break
       case 's':

@@ -66,6 +66,9 @@ async function main(task: KillTask): Promise<void> {
     process.disconnect(); return;
   }
   const journal = new Journal(task.journals[0]!)
+  // Writers that share a directory and give up pages all the time: docs/decisions.md, 'the newest copy wins', says among whom.
+  const olderMayReturn = task.writers > 1 && task.stays === 'any'
+  let older = 0
   const known = new Map<string, number | null>()
   let lastVersion = task.writer
   let required = 0
@@ -75,6 +78,11 @@ async function main(task: KillTask): Promise<void> {
     const state = JournalState.ofFiles([path])
     const check = await checkStore(cache, state, {
       pages, absentReasons: ['absent'], ...(task.writers > 1 ? { lateMs: LATE_MS } : {}),
+      anyVersion: (key, version) => {
+        const known = olderMayReturn && state.begun.has(`${key} ${version}`)
+        if (known) older++
+        return known
+      },
       mustBeThere: (_key, key) => task.stays === 'all' || (task.stays === 'recent' && state.usedSince(key) < task.fits * RECENT_SHARE - LANES * 8)
     })
     if (check.violations.length > 0) fail(check.violations)
@@ -89,12 +97,12 @@ async function main(task: KillTask): Promise<void> {
   if (task.role === 'end') {
     const fits = task.fits > 0 ? await fill(cache, task, 'last') : 0
     await cache.close()
-    await say({ end: true, required, late, losses, fits })
+    await say({ end: true, required, late, older, losses, fits })
     process.disconnect(); return;
   }
-  await say({ ready: true, required, late })
+  await say({ ready: true, required, late, older })
   const load = new MixedLoad(cache, journal.write, {
-    pages, keys: task.keys, others: task.others, random, lastVersion, versionStep: task.writers, known, evicting: task.stays !== 'all', lanes: LANES, calls: Infinity,
+    pages, keys: task.keys, others: task.others, random, lastVersion, versionStep: task.writers, known, evicting: task.stays !== 'all', olderMayReturn, lanes: LANES, calls: Infinity,
     onCall: () => {
       if (load.violations.length > 0) fail(load.violations)
       void say({ call: true })

@@ -125,6 +125,7 @@ class KillTrial {
   #count(message: Record<string, unknown>): void {
     if (typeof message.required === 'number') this.tally.add('pages required', message.required)
     if (typeof message.late === 'number') this.tally.add('pages seen at the second look', message.late)
+    if (typeof message.older === 'number') this.tally.add('older versions that came back', message.older)
   }
 
   #checkSpace(storageDir: string, capacity: number, where: string): void {
