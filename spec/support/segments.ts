@@ -88,6 +88,18 @@ export function flip(path: string, at: number): void {
   }
 }
 
+/** Writes one slot's record over another's. */
+export function copyRecord(index: string, from: number, to: number): void {
+  const file = openSync(index, 'r+')
+  try {
+    const record = new Uint8Array(RECORD_BYTES)
+    readSync(file, record, 0, RECORD_BYTES, from)
+    writeSync(file, record, 0, RECORD_BYTES, to)
+  } finally {
+    closeSync(file)
+  }
+}
+
 /** The most that the files of a store take on the disk, looked at every few milliseconds while `work` runs. */
 export async function mostBytesDuring(storageDir: string, work: () => Promise<void>): Promise<number> {
   let most = 0
