@@ -601,13 +601,14 @@ export class HiCacheNixl implements AsyncDisposable {
   async #close(graceMs: number): Promise<void> {
     this.#stage = 'closing'
     this.#health.closing()
+    const until = performance.now() + graceMs
     await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle()]), graceMs)
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
     const leaked = this.#batcher.close()
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
-    await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), DRAIN_MS)
+    await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.

@@ -121,7 +121,8 @@ describeLayouts('a mount that hangs', storageLayout => {
     only(await bounded(reads, 'the reads'), 'cancelled ERR_CLOSED')
     only(await bounded(writes, 'the writes'), 'cancelled ERR_CLOSED')
     cache.exit(4)
-    await until(() => cache.dead(), 'the process ends while the mount hangs')
+    // A writer of segments has files open there, and the kernel asks a FUSE server about each that is closed, for as long as it takes: nobody's process ends before that.
+    if (storageLayout === 'file') await until(() => cache.dead(), 'the process ends while the mount hangs')
     // The file system ends with its command, when it can.
     resume()
     expect(await bounded(cache.ended, 'the end of the process')).to.deep.equal({ code: 4, signal: null })
