@@ -157,10 +157,11 @@ int ChangeRing::append(const Change* changes, size_t count) {
     for (size_t i = 0; i < part; i++) encode(buffer + i * entry_bytes, sequence + 1 + i, changes[done + i]);
     const iovec iov{buffer, part * entry_bytes};
     const int64_t moved = file_io::write_all(fd_.get(), &iov, 1, place_of(sequence + 1), false, name_.c_str());
-    if (moved < 0) return static_cast<int>(-moved);
     done += part;
     sequence += part;
+    // Also when it failed: part of it may have been written, and a reader have gone on from there. The hole that stays makes readers load the folder anew.
     head_.store(sequence, std::memory_order_release);
+    if (moved < 0) return static_cast<int>(-moved);
   }
   return 0;
 }

@@ -51,7 +51,7 @@ class ChangeRing {
   // larger than it may be, and has nothing to tell before it has a segment. 0 or errno.
   int reserve();
 
-  // Any thread. One write for all of them (two where the ring turns). 0 or errno; on failure these changes are not told, and the sequences are used again.
+  // Any thread. One write for all of them (two where the ring turns). 0 or errno; on failure these changes are not told, and their sequences are never used.
   int append(const Change* changes, size_t count);
   // The sequence of the latest entry, 0 before the first.
   uint64_t head() const { return head_.load(std::memory_order_acquire); }

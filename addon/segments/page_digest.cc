@@ -1,19 +1,27 @@
 #include "segments/page_digest.h"
 
-#include <array>
 #include <cstring>
 
 namespace hicache::segments {
 namespace {
 
-// Values of hex digits as page hashes have them (lower case); 0x80 = none.
-constexpr std::array<uint8_t, 256> hex_values = [] {
-  std::array<uint8_t, 256> values{};
-  for (size_t i = 0; i < values.size(); i++) values[i] = 0x80;
-  for (uint8_t i = 0; i < 10; i++) values['0' + i] = i;
-  for (uint8_t i = 0; i < 6; i++) values['a' + i] = static_cast<uint8_t>(10 + i);
-  return values;
-}();
+constexpr uint64_t each(uint64_t byte) { return byte * 0x0101010101010101; }
+
+// 8 lower-case hex digits at once, the first the highest. False when one is none. (Loaded so that the first is the lowest byte.)
+inline bool parse_digits(const uint8_t* text, uint32_t& word) {
+  uint64_t v;
+  std::memcpy(&v, text, sizeof(v));
+  if constexpr (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) v = __builtin_bswap64(v);
+  // What is ASCII carries nothing into its neighbour here; the top bit says "at least '0'", and so on.
+  const uint64_t ascii = v & each(0x7f);
+  const uint64_t digit = (ascii + each(0x80 - '0')) & ~(ascii + each(0x80 - ':')), letter = (ascii + each(0x80 - 'a')) & ~(ascii + each(0x80 - 'g'));
+  if ((((digit | letter) & ~v) & each(0x80)) != each(0x80)) return false;
+  uint64_t n = (v & each(0x0f)) + 9 * (v >> 6 & each(0x01));
+  n = (n << 4 | n >> 8) & 0x00ff00ff00ff00ff;
+  n = (n | n >> 8) & 0x0000ffff0000ffff;
+  word = __builtin_bswap32(static_cast<uint32_t>(n | n >> 16));
+  return true;
+}
 
 inline uint32_t rotate(uint32_t value, int bits) { return value << bits | value >> (32 - bits); }
 
@@ -27,17 +35,9 @@ inline void quarter(uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
 }  // namespace
 
 void hash_words(const uint8_t* key, size_t length, uint32_t words[8]) {
-  uint32_t wrong = length < 64 ? 0x80 : 0;
-  for (size_t word = 0; word < 8 && wrong == 0; word++) {
-    uint32_t value = 0;
-    for (size_t i = 0; i < 8; i++) {
-      const uint32_t digit = hex_values[key[8 * word + i]];
-      wrong |= digit & 0x80;
-      value = value << 4 | (digit & 15);
-    }
-    words[word] = value;
-  }
-  if (wrong != 0) std::memset(words, 0, 8 * sizeof(uint32_t));
+  bool all = length >= 64;
+  for (size_t i = 0; i < 8 && all; i++) all = parse_digits(key + 8 * i, words[i]);
+  if (!all) std::memset(words, 0, 8 * sizeof(uint32_t));
 }
 
 void page_digest(const DigestSeed& seed, const uint32_t hash[8], const uint8_t scope[16], uint32_t digest[4]) {
