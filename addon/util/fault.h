@@ -3,6 +3,7 @@
 //
 // A point is a place in the code that asks, before it does its work, whether it shall fail. Points:
 //   open pwritev preadv link rename unlink mkdir stat flock utimens fsync list    (the system calls of the pool)
+//   truncate fallocate rmdir statfs    (those of the segments' folders)
 //   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines; their last resort is
 //   preadv and pwritev)
 //   ring.register    (io_uring, when it is set up with a descriptor to hold)
