@@ -39,6 +39,7 @@ export class PageDigest {
   readonly #words = new Int32Array(8)
   readonly #noWords = new Int32Array(8)
   #tail: string | null = null
+  #shared: { readonly tail: string; readonly bytes: Uint8Array | null } = { tail: '', bytes: null }
   #scope: Int32Array = new Int32Array(DIGEST_WORDS)
 
   /**
@@ -89,6 +90,16 @@ export class PageDigest {
       out[at + 4 * i + 2] = word >>> 16
       out[at + 4 * i + 3] = word >>> 24
     }
+  }
+
+  /** Scopes of page hashes with one tail are one object, which nobody may change. */
+  sharedScopeOf(storedKey: string): Uint8Array {
+    if (storedKey.length < HASH_DIGITS || !this.#parse(storedKey)) return this.scopeOf(storedKey)
+    const { tail, bytes } = this.#shared
+    if (bytes !== null && storedKey.length === HASH_DIGITS + tail.length && storedKey.endsWith(tail)) return bytes
+    const fresh = this.scopeOf(storedKey)
+    this.#shared = { tail: storedKey.slice(HASH_DIGITS), bytes: fresh }
+    return fresh
   }
 
   /** The scope of a stored key, 16 new bytes. */

@@ -14,6 +14,8 @@ import { TombstoneHold } from './tombstone-hold.js'
 
 /** How often the other writers' changes are read: their pages are seen within 50 ms. */
 const POLL_EVERY_MS = 40
+/** How often it is looked whether there are other writers, while none is known. A read that misses looks too. */
+const LOOK_EVERY_MS = 400
 /** How long a read waits for a look at what the others have changed. */
 const POLL_MS_MAX = 100
 /** How often dead writers' folders are taken over, at most. */
@@ -68,6 +70,7 @@ export class SegmentDirectory {
   #polling: Promise<void> | null = null
   /** The other writers have been looked for, and what they hold has been read. */
   #looked = false
+  #polledAt = -Infinity
   #adoptAt = 0
   #writtenAt = 0
   #stopped = false
@@ -95,6 +98,8 @@ export class SegmentDirectory {
   get writable(): boolean { return this.opened.folder !== '' }
   /** Has anybody else pages here, as far as is known? Until somebody has looked, nobody knows. */
   get shared(): boolean { return !this.#looked || this.#others.length > 0 }
+  /** Can another process have written what is not known here? Not where none was there a moment ago. */
+  get maybeBehind(): boolean { return this.shared || performance.now() - this.#polledAt >= POLL_EVERY_MS }
   get liveWriters(): number { return this.#others.reduce((sum, { live }) => sum + (live ? 1 : 0), 0) }
   get foreignPages(): number {
     let pages = 0
@@ -105,7 +110,9 @@ export class SegmentDirectory {
   /** Resolves when the other writers' pages are known, as far as they are at this moment. */
   async start(): Promise<void> {
     this.space.shrink()
-    this.#timer = setInterval(() => { void this.poll() }, POLL_EVERY_MS).unref()
+    this.#timer = setInterval(() => {
+      if (this.shared || performance.now() - this.#polledAt >= LOOK_EVERY_MS) void this.poll()
+    }, POLL_EVERY_MS).unref()
     await this.poll()
   }
 
@@ -160,6 +167,7 @@ export class SegmentDirectory {
 
   /** Reads what the others have changed. */
   async poll(): Promise<void> {
+    if (!this.#polling) this.#polledAt = performance.now()
     this.#polling ??= this.#poll().catch((error: unknown) => {
       if (!this.#stopped) this.#o.logger.debug('The other writers could not be followed.', { path: this.opened.path, error: String(error) })
     }).finally(() => { this.#polling = null })
@@ -310,7 +318,7 @@ export class SegmentDirectory {
     }
     this.#o.batcher.submit(new TransferRequest({
       op: Op.recordWrite, flags: 0, directory: this.opened.directory, storedKey: segment.name, memory: NO_MEMORY, length: 0, meta: NO_META, scope,
-      storage: new TombstoneHold(segment, slot, () => this.now(), done), onResult: this.#onTombstone
+      storage: new TombstoneHold(segment, slot, this, done), onResult: this.#onTombstone
     }))
   }
 

@@ -64,7 +64,6 @@ export class SegmentStore implements PageStore {
   readonly #roundDigests = new Uint32Array(4 * LOOKUP_ROUND)
   readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
   #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
-  #lastScope: { tail: string; scope: Uint8Array } | null = null
 
   /**
    * Opens the segments of each directory, or makes them; what dead writers of this machine left is taken over.
@@ -287,7 +286,7 @@ export class SegmentStore implements PageStore {
     const meta = this.#metaOf(page.dtype, page.shape)
     const storage = new WriteHold(directory, {
       storedKey, digest: this.#digestOf(storedKey), length, extentBytes: Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, meta,
-      namespaceDigest: this.#layout.namespaceDigest, scope: this.#scopeOf(storedKey)
+      namespaceDigest: this.#layout.namespaceDigest, scope: this.#digest.sharedScopeOf(storedKey)
     }, this.#sync)
     storage.request = new TransferRequest({
       op: Op.segmentWrite, flags: 0, directory: page.directory, storedKey, key, memory, length, meta, scope, storage,
@@ -343,7 +342,7 @@ export class SegmentStore implements PageStore {
         return readNow(result.length)
       }
       const reason = missReason(result.status)
-      if ((reason === 'absent' || reason === 'stale') && polls < POLLS_MAX && directory.shared) {
+      if ((reason === 'absent' || reason === 'stale') && polls < POLLS_MAX && directory.maybeBehind) {
         // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
         polls++
         void directory.pollSoon().then(() => {
@@ -440,15 +439,6 @@ export class SegmentStore implements PageStore {
     return digest
   }
 
-  /** The scope of page hashes is that of what follows them, and the same from page to page. */
-  #scopeOf(storedKey: string): Uint8Array {
-    const last = this.#lastScope
-    if (last && storedKey.length === 64 + last.tail.length && storedKey.endsWith(last.tail) && PAGE_HASH.test(storedKey)) return last.scope
-    const scope = this.#digest.scopeOf(storedKey)
-    if (PAGE_HASH.test(storedKey)) this.#lastScope = { tail: storedKey.slice(64), scope }
-    return scope
-  }
-
   #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
     const last = this.#lastMeta
     if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
@@ -509,8 +499,6 @@ export class SegmentStore implements PageStore {
     }
   }
 }
-
-const PAGE_HASH = /^[0-9a-f]{64}/
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })

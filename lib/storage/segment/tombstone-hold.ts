@@ -17,13 +17,13 @@ export function encodeSlot(segment: Segment, slot: number, descriptors: Float64A
 export class TombstoneHold implements StorageHold {
   readonly #segment: Segment
   readonly #slot: number
-  readonly #now: () => number
+  readonly #clock: { now(): number }
   readonly #done: (written: boolean) => void
 
-  constructor(segment: Segment, slot: number, now: () => number, done: (written: boolean) => void) {
+  constructor(segment: Segment, slot: number, clock: { now(): number }, done: (written: boolean) => void) {
     this.#segment = segment
     this.#slot = slot
-    this.#now = now
+    this.#clock = clock
     this.#done = done
   }
 
@@ -37,7 +37,7 @@ export class TombstoneHold implements StorageHold {
     descriptors[base + Field.recordOffset] = record
     descriptors[base + Field.identityLength] = 0
     descriptors[base + Field.metaLength] = RECORD_BYTES
-    return SlotRecord.encodeTombstone({ segment: this.#segment.id, slot: this.#slot, generation, writtenAt: this.#now() }, blob, record)
+    return SlotRecord.encodeTombstone({ segment: this.#segment.id, slot: this.#slot, generation, writtenAt: this.#clock.now() }, blob, record)
   }
 
   ended(how: 'untouched' | 'unknown' | number): void { this.#done(how === Status.ok) }
