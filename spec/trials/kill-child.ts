@@ -104,7 +104,7 @@ async function main(task: KillTask): Promise<void> {
   }
   await say({ ready: true, required, late, older })
   const load = new MixedLoad(cache, journal.write, {
-    pages, keys: task.keys, others: task.others, random, lastVersion, versionStep: task.writers, known, evicting: task.stays !== 'all', olderMayReturn, lanes: LANES, calls: Infinity,
+    pages, keys: task.keys, others: task.others, random, lastVersion, versionStep: task.writers, known, evicting: task.stays !== 'all', ...(task.writers > 1 ? { mayReturn: olderMayReturn ? 'older' : 'deleted' } : {}), lanes: LANES, calls: Infinity,
     onCall: () => {
       if (load.violations.length > 0) fail(load.violations)
       void say({ call: true })

@@ -17,8 +17,8 @@ export interface LoadOptions {
   readonly known: ReadonlyMap<string, number | null>
   /** Pages may be evicted at any time. */
   readonly evicting: boolean
-  /** An older version may be found once a newer one is evicted: it lies in another writer's segments, who has not heard of the newer one. */
-  readonly olderMayReturn?: boolean
+  /** What lies in another writer's segments may be found again until its owner has heard that it is gone: a page that was deleted, or an older version once the newer one is evicted. */
+  readonly mayReturn?: 'deleted' | 'older'
   readonly lanes: number
   /** Calls to make; infinite: until the process ends. */
   readonly calls: number
@@ -99,7 +99,7 @@ export class MixedLoad {
         this.counts.hits++
         const version = pages.versionOf(outcome.key, outcome.value)
         if (version === null) this.#wrong(`${expected} has wrong bytes`)
-        else if (known !== 'unknown' && version !== known && !(this.#options.olderMayReturn === true && version < (known ?? Infinity))) this.#wrong(`${expected} was read as version ${version}`)
+        else if (known !== 'unknown' && version !== known && !this.#mayReturn(known, version)) this.#wrong(`${expected} was read as version ${version}`)
       } else if (outcome.status !== 'miss') {
         this.#wrong(`${expected} could not be read: ${outcome.status}: ${outcome.error.message}`)
       } else {
@@ -132,7 +132,7 @@ export class MixedLoad {
     const { evicting } = this.#options
     keys.forEach((key, i) => {
       const known = this.#known.get(key) ?? null
-      if (i < there && known === null && this.#options.olderMayReturn !== true) this.#wrong(`${key} is said to be there, and is not`)
+      if (i < there && known === null && this.#options.mayReturn === undefined) this.#wrong(`${key} is said to be there, and is not`)
       if (i === there && typeof known === 'number' && !evicting) this.#wrong(`${key} is said not to be there, and is`)
     })
   }
@@ -143,6 +143,11 @@ export class MixedLoad {
     this.#log(`d ${key}`)
     this.counts.deletes++
     this.#known.set(key, null)
+  }
+
+  #mayReturn(known: number | null, version: number): boolean {
+    const { mayReturn } = this.#options
+    return known === null ? mayReturn !== undefined : mayReturn === 'older' && version < known
   }
 
   #wrong(what: string): void { this.violations.push(what) }
