@@ -108,10 +108,11 @@ for (const [where, processes] of [['one process', 1], ['two processes', 2]] as c
       expect(await look(mine, ['page', 'other'], PAGE)).to.deep.equal(['corrupt', 'hit'])
     })
 
-    it('what was there before is read at once by who comes later', async () => {
+    it('what was there before is found at once by who comes later', async () => {
       const keys = numbered('page', 5)
       await theirs.write(keys)
       const late = await bench.open({ storageDir, ...segments() })
+      expect(await late.batchExists(keys)).to.equal(5)
       expect(tally(await look(late, keys, PAGE))).to.deep.equal({ hit: 5 })
     })
 

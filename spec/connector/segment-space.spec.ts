@@ -5,7 +5,7 @@ import { expect } from 'chai'
 import { SegmentFiles } from '../trials/segment-files.js'
 import { bounded, skipLoudly, until } from '../support/planned-faults.js'
 import { RemoteCache, tmpfsAt } from '../support/remote-cache.js'
-import { KIB, look, lookAll, mostBytesDuring, numbered, segments, store, storeAll, tally } from '../support/segments.js'
+import { KIB, allocatedBelow, look, lookAll, mostBytesDuring, numbered, segments, store, storeAll, tally } from '../support/segments.js'
 import { MIB, workbench } from '../support/workbench.js'
 
 const PAGE = 64 * KIB
@@ -44,6 +44,25 @@ describe('the space of segments', () => {
     })
     expect(most).to.be.at.most(6 * MIB)
     expect(new SegmentFiles(storageDir).leftovers()).to.deep.equal([])
+  })
+
+  it('a store that is opened with a smaller capacity gives back what is beyond it', async () => {
+    const storageDir = await bench.directory()
+    const before = await bench.open({ storageDir, ...segments(12) })
+    const keys = numbered('page', 200)
+    await storeAll(before, keys, PAGE)
+    await before.close()
+    const path = join(storageDir, 'segments')
+    expect(allocatedBelow(path)).to.be.greaterThan(8 * MIB)
+    const cache = await bench.open({ storageDir, ...segments(8) })
+    await until(() => allocatedBelow(path) <= 8 * MIB, 'the smaller store')
+    expect(allocatedBelow(path), 'and hardly less').to.be.greaterThan(5 * MIB)
+    const found = tally(await lookAll(cache, keys, PAGE))
+    expect(found).to.have.all.keys('hit', 'absent')
+    const most = await mostBytesDuring(storageDir, async () => {
+      expect(tally(await storeAll(cache, numbered('more', 100), PAGE))).to.deep.equal({ stored: 100 })
+    })
+    expect(most).to.be.at.most(8 * MIB)
   })
 
   it('a page for which no room can be made is not stored, and the outcome says why; smaller ones are', async () => {
