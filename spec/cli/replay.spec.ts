@@ -17,7 +17,7 @@ const DISTINCT = 6
 
 interface ReplayJson {
   requests: number; references: number; hits: number; hitRate: number; wrongBytes: number; failures: number
-  bytesRead: number; bytesWritten: number; seconds: number; stored: number; alreadyThere: number; missReasons: Record<string, number>
+  bytesRead: number; bytesWritten: number; seconds: number; stored: number; alreadyThere: number; evicted: number; policy: string | null; missReasons: Record<string, number>
   latencyUs: Record<'lookup' | 'read' | 'write', { p50: number | null; p99: number | null; max: number | null }>
 }
 
@@ -39,7 +39,7 @@ describe('replay', () => {
   }
 
   async function replay(...args: string[]): Promise<ReplayJson & { code: number }> {
-    const { code, stdout, stderr } = await captureCli(['replay', ...args, '--storage-layout', 'file', '--json', '--quiet'])
+    const { code, stdout, stderr } = await captureCli(['replay', ...args, ...args.includes('--storage-layout') ? [] : ['--storage-layout', 'file'], '--json', '--quiet'])
     expect(stdout, stderr).not.to.equal('')
     return { code, ...JSON.parse(stdout) as ReplayJson }
   }
@@ -164,7 +164,7 @@ describe('replay', () => {
     expect(await readdir(store())).to.deep.equal([])
   })
 
-  it('keeps within a capacity by letting the oldest go', async () => {
+  it('keeps page files within a capacity by letting the oldest go', async () => {
     const pages = Array.from({ length: 130 }, (_, id) => [id])
     const file = await traceOf([...pages, [129], [0]], 'capacity.jsonl')
     // A page of 4096 bytes takes 8192, its record included.
@@ -173,6 +173,13 @@ describe('replay', () => {
     expect(result).to.include({ code: 0, hits: 1, stored: 131, wrongBytes: 0, failures: 0 })
     const files = (await readdir(store(), { recursive: true, withFileTypes: true })).filter(entry => entry.isFile() && /^[0-9a-f]{64}/.test(entry.name))
     expect(files.length).to.be.within(80, 100)
+  })
+
+  it('keeps segments within a capacity by the policy, and says which', async () => {
+    const file = await traceOf([...Array.from({ length: 400 }, (_, id) => [id]), [399], [0]], 'segments.jsonl')
+    const result = await replay(file, '--dir', store(), '--page-bytes', '16KiB', '--capacity', '6MiB', '--policy', 'lru', '--storage-layout', 'segment', '--workers', '1', '--in-flight', '1')
+    expect(result).to.include({ code: 0, hits: 1, stored: 401, wrongBytes: 0, failures: 0, policy: 'lru' })
+    expect(result.evicted).to.be.within(130, 300)
   })
 
   it('simulates FIFO and LRU by the book', async () => {

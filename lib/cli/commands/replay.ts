@@ -190,7 +190,7 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
       arenaBytes: Math.min(ARENA_BYTES_MAX, Math.max(64 * 2 ** 20, inFlight * 2)),
       // The first two are for segments, the cleaner is for page files: which it will be is known when the cache is open.
       ...(plan.capacity === undefined ? {} : {
-        capacity: plan.capacity, evictionPolicy: plan.policies[0]! as 'prefix-aware' | 'lru',
+        ...(given.string('storage-layout') === 'file' ? {} : { capacity: plan.capacity, evictionPolicy: plan.policies[0]! as 'prefix-aware' | 'lru' }),
         config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30, l3_cleaner_high_watermark: 95, l3_cleaner_low_watermark: 90 }
       }),
     }
