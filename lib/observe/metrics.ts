@@ -50,6 +50,7 @@ const COUNTER_HELP: Readonly<Record<string, string>> = {
   reads_from_writes: 'Reads and look-ups that a write or a delete under way answered.',
   segment_evicted_pages: 'Pages that were given up for others.',
   segment_corrupt_pages: 'Pages of segments that did not hold when they were read.',
+  segment_overtaken_reads: 'Reads of another process\'s pages that were given up while they were read.',
   tombstones_failed: 'Records of pages that are gone that could not be written (they are tried again).',
   leftovers_removed: 'Temporary files of dead writers that were removed.',
 }

@@ -50,10 +50,11 @@ export class FileStore implements PageStore {
     })
   }
 
-  async start(): Promise<void> {
+  start(): Promise<void> {
     // Not waited for: pages can move before the last leftover is gone.
     this.#firstSweep = this.#sweep().then(() => {}, (error: unknown) => { this.#o.logger.debug('Sweeping ended early.', { error: String(error) }) })
     this.#cleaner.start()
+    return Promise.resolve()
   }
 
   async stop(): Promise<void> { await this.#cleaner.stop() }

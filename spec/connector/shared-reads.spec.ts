@@ -214,7 +214,9 @@ describeLayouts('several reads of one page', storageLayout => {
   it('a miss is a miss for all', async () => {
     const outcomes = await Promise.all([1, 2, 3].map(() => cache.read(['slow-none'])))
     for (const [outcome] of outcomes) expect(outcome).to.include({ status: 'miss', reason: 'absent' })
-    expect(cache.stats()).to.include({ pages_read_miss_absent: 3, reads_joined: 2 })
+    expect(cache.stats()).to.include({ pages_read_miss_absent: 3 })
+    // Of segments they may have looked twice, once more after what other processes have written was read.
+    expect(cache.stats().reads_joined).to.be.oneOf(storageLayout === 'segment' ? [2, 4, 6] : [2])
   })
   it('who asks after a write gets what was written, whatever an older read brings', async () => {
     const letGo = hangKey()

@@ -342,6 +342,7 @@ export class SegmentStore implements PageStore {
         return readNow(result.length)
       }
       const reason = missReason(result.status)
+      if (reason === 'stale') this.#o.metrics.count('segment_overtaken_reads')
       if ((reason === 'absent' || reason === 'stale') && polls < POLLS_MAX && directory.maybeBehind) {
         // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
         polls++
