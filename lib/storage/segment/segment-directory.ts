@@ -10,12 +10,16 @@ import { makePolicy } from '../policies/policies.js'
 import { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
 import { SegmentSpace } from './segment-space.js'
+import { RECORD_BYTES, SlotRecord } from './slot-record.js'
 import { TombstoneHold } from './tombstone-hold.js'
 
 /** How often the other writers' changes are read: their pages are seen within 50 ms. */
 const POLL_EVERY_MS = 40
 /** How often it is looked whether there are other writers, while none is known. A read that misses looks too. */
 const LOOK_EVERY_MS = 400
+/** A deleted page of another writer that is there still is asked for again after so long, so often. */
+const ASK_AGAIN_MS = 200
+const ASK_TRIES_MAX = 20
 /** How long a read waits for a look at what the others have changed. */
 const POLL_MS_MAX = 100
 /** How often dead writers' folders are taken over, at most. */
@@ -55,6 +59,9 @@ export interface SegmentDirectoryOptions {
   readonly tellPolicies: () => boolean
 }
 
+/** A page of another writer that was deleted here. */
+interface Asked { readonly folder: string; readonly segment: number; readonly slot: number; readonly generation: number; readonly again: number; readonly tries: number }
+
 interface Followed { sequence: number; readonly segments: Map<number, Segment> }
 
 /** The segments of one storage directory: the pages of this writer, which it places and gives up, and those of the others, which it follows. */
@@ -70,6 +77,7 @@ export class SegmentDirectory {
   #polling: Promise<void> | null = null
   /** The other writers have been looked for, and what they hold has been read. */
   #looked = false
+  #asked: Asked[] = []
   #polledAt = -Infinity
   #adoptAt = 0
   #writtenAt = 0
@@ -156,13 +164,39 @@ export class SegmentDirectory {
     }
   }
 
-  /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms. */
+  /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms of following us. */
   ask(entry: number): void {
-    const { native, path, folder } = this.opened
-    const slot = [this.index.segment(entry).id, this.index.slot(entry)]
+    const segment = this.index.segment(entry)
+    const slot = this.index.slot(entry)
+    const asked = { folder: segment.folder, segment: segment.id, slot, generation: segment.generations[slot]!, again: performance.now() + ASK_AGAIN_MS, tries: 0 }
     this.index.remove(entry)
-    if (!this.writable) return
-    native.ask(path, folder, slot).catch((error: unknown) => { this.#o.logger.warn('A page of another process could not be deleted.', { path, error: String(error) }) })
+    this.#asked.push(asked)
+    this.#ask([asked])
+  }
+
+  #ask(asked: readonly Asked[]): void {
+    const { native, path, folder } = this.opened
+    native.ask(path, folder, asked.flatMap(({ segment, slot }) => [segment, slot])).catch((error: unknown) => {
+      if (!this.#stopped) this.#o.logger.warn('A page of another process could not be deleted.', { path, error: String(error) })
+    })
+  }
+
+  /** An owner that has not followed us yet when it was asked never hears of it: what is there still is asked for once more. */
+  async #askAgain(): Promise<void> {
+    const { native, path } = this.opened
+    const due = this.#asked.filter(({ again }) => performance.now() >= again)
+    if (due.length === 0) return
+    const left: Asked[] = []
+    for (const [segment, asked] of groups(due)) {
+      const records = await native.records(path, asked[0]!.folder, segment).catch(() => NO_META)
+      for (let at = 0; at + RECORD_BYTES <= records.length; at += RECORD_BYTES) {
+        const record = SlotRecord.decode(records, at)
+        const one = record && asked.find(({ slot, generation }) => slot === record.slot && generation === record.generation)
+        if (one && one.tries < ASK_TRIES_MAX) left.push({ ...one, again: performance.now() + ASK_AGAIN_MS, tries: one.tries + 1 })
+      }
+    }
+    this.#asked = [...this.#asked.filter(one => !due.includes(one)), ...left]
+    if (left.length > 0 && !this.#stopped) this.#ask(left)
   }
 
   /** Reads what the others have changed. */
@@ -225,6 +259,7 @@ export class SegmentDirectory {
       this.#follow(name, followed, loaded)
     }
     this.#looked = true
+    await this.#askAgain()
     if (folders.some(({ wants, live }) => wants && live)) this.space.share(this.liveWriters)
     if (folders.some(({ live, machine }) => !live && machine === 'this') && performance.now() >= this.#adoptAt) {
       this.#adoptAt = performance.now() + ADOPT_EVERY_MS
@@ -325,4 +360,14 @@ export class SegmentDirectory {
   readonly #onTombstone = (result: RequestResult): void => {
     if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed')
   }
+}
+
+function groups(asked: readonly Asked[]): Map<number, Asked[]> {
+  const bySegment = new Map<number, Asked[]>()
+  for (const one of asked) {
+    const known = bySegment.get(one.segment)
+    if (known) known.push(one)
+    else bySegment.set(one.segment, [one])
+  }
+  return bySegment
 }
