@@ -260,10 +260,7 @@ export class HiCacheNixl implements AsyncDisposable {
   async batchExists(keys: readonly string[], options?: CallOptions): Promise<number> {
     checkKeys(keys)
     this.#checkOpen()
-    const tails = this.#tails()
-    const longest = tails[tails.length - 1]!
-    for (const key of keys) checkKey(key, longest)
-    return await this.#store.leading(keys, tails, this.#scope(options))
+    return await this.#store.leading(keys, this.#tails(), this.#scope(options))
   }
 
   /** Removes a page. False: it was not there, or is not this cache's. */

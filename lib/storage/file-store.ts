@@ -2,7 +2,7 @@ import { stat as statFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../error.js'
-import { RESERVED_PREFIX } from '../keys/index.js'
+import { RESERVED_PREFIX, checkKey } from '../keys/index.js'
 import type { DType } from '../memory/dtype.js'
 import type { Target } from '../memory/tensor.js'
 import { ioError } from '../transfer/batcher.js'
@@ -70,6 +70,7 @@ export class FileStore implements PageStore {
   }
 
   async leading(keys: readonly string[], tails: readonly string[], scope: CallScope): Promise<number> {
+    for (const key of keys) checkKey(key, tails[tails.length - 1])
     for (let at = 0; at < keys.length; at += LOOKUP_KEYS) {
       const there = await this.#check(keys.slice(at, at + LOOKUP_KEYS).map(key => tails.map(tail => key + tail)), scope)
       const miss = there.indexOf(false)

@@ -55,7 +55,10 @@ export interface PageStore {
   write(scope: CallScope, pages: readonly PageToWrite[], stride: number, end: (index: number, outcome: WriteOutcome) => void): void
   /** `length` is the payload's when it is a hit. */
   read(scope: CallScope, pages: readonly PageToRead[], stride: number, end: (index: number, outcome: ReadOutcome<Target>, length: number) => void): void
-  /** How many leading keys are there, with all their parts. The stored keys of `keys[i]` are `keys[i] + tails[j]`. A number when no storage had to be asked. */
+  /**
+   * How many leading keys are there, with all their parts. The stored keys of `keys[i]` are `keys[i] + tails[j]`. A number when no storage had to be asked.
+   * Checks the keys. @throws {HiCacheError} ERR_KEY, ERR_ARGUMENT.
+   */
   leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number | Promise<number>
   /** Removes pages; true when one of them was there. */
   remove(storedKeys: readonly string[], scope: CallScope): Promise<boolean>

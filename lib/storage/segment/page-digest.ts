@@ -53,15 +53,16 @@ export class PageDigest {
 
   /**
    * The digest of the stored key `key + tail`, as 4 words from `out[at]` on. Equal to `ofStored(key + tail)`, however the two are divided.
-   * Quick for a `key` of exactly 64 lower-case hex digits; pass the same string object as `tail` each time (it is compared before anything else).
+   * Quick for a `key` of exactly 64 lower-case hex digits, and true for those; pass the same string object as `tail` each time (it is compared before anything else).
    */
-  of(key: string, tail: string, out: Uint32Array, at = 0): void {
+  of(key: string, tail: string, out: Uint32Array, at = 0): boolean {
     if (key.length === HASH_DIGITS && this.#parse(key)) {
       if (tail !== this.#tail) this.#useTail(tail)
       this.#mix(this.#words, this.#scope, out, at)
-    } else {
-      this.ofStored(key + tail, out, at)
+      return true
     }
+    this.ofStored(key + tail, out, at)
+    return false
   }
 
   /** The digest of a stored key, as 4 words from `out[at]` on; finds out by itself whether a page hash is in front. */

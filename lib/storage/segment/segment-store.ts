@@ -1,6 +1,7 @@
 import { randomFillSync } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../../error.js'
+import { checkKey } from '../../keys/index.js'
 import type { DType } from '../../memory/dtype.js'
 import type { Target } from '../../memory/tensor.js'
 import { ioError } from '../../transfer/batcher.js'
@@ -27,6 +28,7 @@ const LENGTH_TRIES_MAX = 4
 const PAGE_BYTES_MAX = 2 ** 30
 /** Looks at what others have changed before a page counts as absent. In one look its old copy can be seen to go, and the new one come a moment after its folder was read. */
 const POLLS_MAX = 2
+const PAGE_HASH_DIGITS = 64
 /** Keys that are looked up together. */
 const LOOKUP_ROUND = 128
 /** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
@@ -143,10 +145,15 @@ export class SegmentStore implements PageStore {
   }
 
   leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number {
-    if (scope.aborted) return 0
+    if (scope.aborted) {
+      for (const key of keys) checkKey(key, tails[tails.length - 1])
+      return 0
+    }
     let there = keys.length
     for (const tail of tails) there = this.#leading(keys, tail, there)
     this.#o.metrics.lookups(there, there < keys.length ? there + 1 : there)
+    // Those that nobody has looked at.
+    for (let i = there; i < keys.length; i++) checkKey(keys[i], tails[tails.length - 1])
     const missing = keys[there]
     if (missing !== undefined && there > 0) for (const tail of tails) this.#hint(missing + tail, keys[there - 1]! + tail)
     return there
@@ -161,7 +168,12 @@ export class SegmentStore implements PageStore {
     const entries = this.#roundEntries
     for (let at = 0; at < count; at += LOOKUP_ROUND) {
       const round = Math.min(LOOKUP_ROUND, count - at)
-      for (let i = 0; i < round; i++) this.#digest.of(keys[at + i]!, tail, digests, 4 * i)
+      for (let i = 0; i < round; i++) {
+        const key = keys[at + i]!
+        // A page hash is a good key, and that it is one shows while it is hashed.
+        if (typeof key !== 'string' || key.length !== PAGE_HASH_DIGITS) checkKey(key, tail)
+        if (!this.#digest.of(key, tail, digests, 4 * i)) checkKey(key, tail)
+      }
       if (this.#directories.length === 1) this.#directories[0]!.index.findMany(digests, round, entries)
       else for (let i = 0; i < round; i++) entries[i] = this.#directories[this.#layout.directoryOf(keys[at + i]! + tail)]!.index.find(digests, 4 * i)
       for (let i = 0; i < round; i++) {
