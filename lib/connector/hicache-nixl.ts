@@ -323,7 +323,7 @@ export class HiCacheNixl implements AsyncDisposable {
     if (view.byteLength < pageBytes * pageCount) {
       throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${view.byteLength} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
     }
-    const owner = isShared(buffer) ? null : this.#arenaSlot(view, 'the memory pool')
+    const owner = isShared(buffer) ? null : this.#arenaSlot(view, null)
     owner?.pin()
     const registration = NixlRegistration.ofBuffers([view], this.#addon, () => {
       this.#registrations.delete(registration)
@@ -527,14 +527,15 @@ export class HiCacheNixl implements AsyncDisposable {
       }
     }
     if (!inArena) return { memory: { kind: copy, bytes }, release: () => {} }
-    const slot = this.#arenaSlot(bytes, quote(key))
+    const slot = this.#arenaSlot(bytes, key)
     const aligned = bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)
     return pinned(slot, aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot, bytes } : { kind: copy, bytes })
   }
 
-  #arenaSlot(bytes: Uint8Array, whose: string): Pinnable & { readonly offset: number; readonly bytes: number } {
+  /** `key`: whose memory it is; null: the memory pool's. */
+  #arenaSlot(bytes: Uint8Array, key: string | null): Pinnable & { readonly offset: number; readonly bytes: number } {
     const slot = bytes.buffer === this.#arena.buffer as ArrayBufferLike ? this.#arena.slotOf(bytes.byteOffset, bytes.byteLength) : null
-    if (!slot) throw new HiCacheError('ERR_ARGUMENT', `The memory of ${whose} is no arena tensor of this cache that is still held (was it released?).`)
+    if (!slot) throw new HiCacheError('ERR_ARGUMENT', `The memory of ${key === null ? 'the memory pool' : quote(key)} is no arena tensor of this cache that is still held (was it released?).`)
     return slot
   }
 

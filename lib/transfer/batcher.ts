@@ -457,7 +457,7 @@ export class Batcher {
       if (request.role === 'write') written += request.length
       const result: RequestResult & { failure: null } = {
         failure: null, status, errno: answer.results[base + ResultField.errno]!, length: answer.results[base + ResultField.length]!,
-        meta: request.storage?.pageMeta ?? (answer.metas.length > 0 ? answer.metas.slice(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null), bytes: null, slot: null
+        meta: request.storage?.pageMeta ?? (answer.metas.length > 0 ? answer.metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null), bytes: null, slot: null
       }
       this.#deliver(request, result)
     }
