@@ -2,10 +2,8 @@
 import { HiCacheError } from '../error.js'
 import { describe } from '../memory/dtype.js'
 import type { Target } from '../memory/tensor.js'
+import { TIMEOUT_MS_MAX } from '../storage/store-parts.js'
 import type { CallOptions } from '../transfer/call-scope.js'
-
-/** setTimeout's longest. */
-export const TIMEOUT_MS_MAX = 2 ** 31 - 1
 
 /** Tells a target from options: both are objects, but options are neither memory nor have any. */
 export function isTarget(value: unknown): value is Target {
@@ -15,10 +13,6 @@ export function isTarget(value: unknown): value is Target {
 export function checkPage(page: unknown): readonly [string, Target | undefined] {
   if (!Array.isArray(page) || page.length < 1) throw new HiCacheError('ERR_ARGUMENT', `A page to read is a key or [key, target]; got ${describe(page)}.`)
   return page as unknown as readonly [string, Target | undefined]
-}
-
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
 }
 
 export function checkObject(value: unknown, what: string): void {

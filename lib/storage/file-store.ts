@@ -1,7 +1,6 @@
 import { stat as statFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { HiCacheError } from '../error.js'
 import { RESERVED_PREFIX, checkKey } from '../keys/index.js'
 import type { DType } from '../memory/dtype.js'
 import type { Target } from '../memory/tensor.js'
@@ -15,7 +14,7 @@ import { L3Cleaner } from './l3-cleaner.js'
 import type { MissReason, ReadOutcome, WriteOutcome } from './outcome.js'
 import type { PageInfo } from './page-info.js'
 import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from './page-store.js'
-import { hit, misfit, missReason, unavailableError, type StoreParts } from './store-parts.js'
+import { TIMEOUT_MS_MAX, hit, keyOf, misfit, missReason, throwIfAborted, unavailableError, type StoreParts } from './store-parts.js'
 
 /** Where writers keep their temporaries (addon/pool/page_store.h): all of them, so that an opening never lists pages. */
 const TEMPORARY_FOLDER = `${RESERVED_PREFIX}-tmp`
@@ -23,8 +22,6 @@ const TEMPORARY_FOLDER = `${RESERVED_PREFIX}-tmp`
 const LENGTH_TRIES_MAX = 4
 /** Keys that one look-up asks about at a time. */
 const LOOKUP_KEYS = 128
-/** setTimeout's longest. */
-const TIMEOUT_MS_MAX = 2 ** 31 - 1
 
 /** One file per key, as SGLang's Python connector has them, each with a record block of ours behind the payload. */
 export class FileStore implements PageStore {
@@ -295,9 +292,8 @@ export class FileStore implements PageStore {
 
   #pageInfo(storedKey: string, file: ListedFile, directory: number): PageInfo {
     const meta = file.meta && file.record === 'whole' ? FileLayout.decodeMeta(file.meta) : null
-    const { suffix } = this.#o.names
     return {
-      key: storedKey.endsWith(suffix) ? storedKey.slice(0, storedKey.length - suffix.length) : storedKey,
+      key: keyOf(storedKey, this.#o.names.suffix),
       storedKey,
       bytes: file.payloadLength ?? file.size,
       dtype: meta?.dtype ?? null,
@@ -329,8 +325,4 @@ export class FileStore implements PageStore {
     }
     return removed
   }
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
 }

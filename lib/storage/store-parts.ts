@@ -71,3 +71,15 @@ export function hit(page: PageToRead, result: RequestResult & { failure: null },
   return { ok: true, status: 'hit', key: page.key, value, verified }
 }
 
+/** setTimeout's longest. */
+export const TIMEOUT_MS_MAX = 2 ** 31 - 1
+
+/** @throws {HiCacheError} ERR_CANCELLED. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
+}
+
+/** The key as the caller of set() gave it; of the page API with its part, `<hash>..._k`. */
+export function keyOf(storedKey: string, suffix: string): string {
+  return storedKey.endsWith(suffix) ? storedKey.slice(0, storedKey.length - suffix.length) : storedKey
+}

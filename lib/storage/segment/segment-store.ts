@@ -13,7 +13,7 @@ import { FileLayout, type PageMeta } from '../file-layout.js'
 import type { MissReason, ReadOutcome, WriteOutcome } from '../outcome.js'
 import type { PageInfo } from '../page-info.js'
 import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../page-store.js'
-import { hit, misfit, missReason, unavailableError, type StoreParts } from '../store-parts.js'
+import { TIMEOUT_MS_MAX, hit, keyOf, misfit, missReason, throwIfAborted, unavailableError, type StoreParts } from '../store-parts.js'
 import { DeleteHold } from './delete-hold.js'
 import { PageDigest } from './page-digest.js'
 import { ReadHold } from './read-hold.js'
@@ -36,8 +36,6 @@ const CHAIN_HINTS_MAX = 4096
 /** Pages that verify() reads at once. */
 const VERIFY_PAGES = 8
 const CLEAR_PAGES = 128
-/** setTimeout's longest. */
-const TIMEOUT_MS_MAX = 2 ** 31 - 1
 const NO_META = new Uint8Array(0)
 
 /** What became of a page in the index: for the policy, when all pages of the call are through (or when room is short, before that). */
@@ -496,10 +494,9 @@ export class SegmentStore implements PageStore {
 
   #pageInfo(record: SlotRecord, directory: SegmentDirectory): PageInfo {
     const meta = FileLayout.decodeMeta(record.meta)
-    const { suffix } = this.#o.names
     const writtenAt = new Date(record.writtenAt / 1000)
     return {
-      key: record.key.endsWith(suffix) ? record.key.slice(0, record.key.length - suffix.length) : record.key,
+      key: keyOf(record.key, this.#o.names.suffix),
       storedKey: record.key,
       bytes: record.length,
       dtype: meta?.dtype ?? null,
@@ -513,9 +510,6 @@ export class SegmentStore implements PageStore {
   }
 }
 
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new HiCacheError('ERR_CANCELLED', 'It was cancelled by its signal.', { cause: signal.reason })
-}
 
 async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array): Promise<OpenedSegments> {
   const native = addon.segments
