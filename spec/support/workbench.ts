@@ -44,7 +44,8 @@ export class Workbench {
   async clear(): Promise<void> {
     for (const ending of this.#endings.splice(0).reverse()) await ending()
     await Promise.all(this.#caches.splice(0).map(cache => cache.close()))
-    for (const path of this.#directories.splice(0)) await rm(path, { recursive: true, force: true })
+    // A cache that was closed without grace while its disk hung gives its folder back when the spec's end lets the disk go on: a file may go, or come, under rm's hands.
+    for (const path of this.#directories.splice(0)) await rm(path, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 })
   }
 }
 
