@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { captureCli } from '../support/captured-cli.js'
+import { LAYOUTS } from '../support/layouts.js'
 
 interface DemoJson {
   ok: boolean
@@ -18,8 +19,8 @@ describe('demo', () => {
   beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), 'demo-spec-')) })
   afterEach(async () => await rm(folder, { recursive: true, force: true }))
 
-  it('shows hits that grow with the conversations, a restart and a refused page, and leaves nothing behind', async () => {
-    const { code, stdout, stderr } = await captureCli(['demo', '--storage-dir', folder, '--storage-layout', 'file', '--json', '--quiet'])
+  for (const storageLayout of LAYOUTS) it(`shows hits that grow with the conversations, a restart and a refused page, and leaves nothing behind: ${storageLayout} layout`, async () => {
+    const { code, stdout, stderr } = await captureCli(['demo', '--storage-dir', folder, '--storage-layout', storageLayout, '--json', '--quiet'])
     expect(code, stderr + stdout).to.equal(0)
     const demo = JSON.parse(stdout) as DemoJson
     expect(demo).to.deep.include({ ok: true, problems: [] })
@@ -42,8 +43,8 @@ describe('demo', () => {
     expect(await readdir(folder)).to.deep.equal([])
   })
 
-  it('tells its story on stdout', async () => {
-    const { code, stdout } = await captureCli(['demo', '--storage-dir', folder, '--storage-layout', 'file'])
+  it('tells its story on stdout, on the defaults', async () => {
+    const { code, stdout } = await captureCli(['demo', '--storage-dir', folder])
     expect(code).to.equal(0)
     expect(stdout).to.match(/plugin +posix/).and.match(/prompt tokens .* needed no prefill/).and.match(/miss \(corrupt\)/).and.match(/closed and opened again/)
   })

@@ -2,6 +2,7 @@ import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { HiCacheError } from '../../error.js'
 import { pageHashes, type HiCacheNixl, type OpenOptions, type Tensor } from '../../index.js'
+import { BLOCK_BYTES } from '../../transfer/protocol.js'
 import type { CommandContext, OptionSpecs } from '../command.js'
 import { formatBytes, formatCount } from '../format.js'
 import { STORE_OPTIONS } from '../store-options.js'
@@ -181,11 +182,11 @@ async function afterRestart(cache: HiCacheNixl, keys: readonly string[], last: C
 async function flipOneByte(
   cache: HiCacheNixl, directories: readonly string[], key: string, findings: Findings,
 ): Promise<{ file: string; reason: string | null; healed: boolean }> {
-  const { file, name: shortName } = await findPageFile(directories, key)
+  const { file, name: shortName, offset } = await findPage(directories, key)
   const handle = await open(file, 'r+')
   try {
     const byte = Buffer.alloc(1)
-    const place = PAGE_BYTES >> 1
+    const place = offset + (PAGE_BYTES >> 1)
     await handle.read(byte, 0, 1, place)
     byte[0]! ^= 1
     await handle.write(byte, 0, 1, place)
@@ -203,14 +204,35 @@ async function flipOneByte(
   return { file: shortName, reason, healed }
 }
 
-/** The file of a page; stored keys begin with the page's hash, and file names hold the stored key. */
-async function findPageFile(directories: readonly string[], key: string): Promise<{ file: string; name: string }> {
+/** Where a page lies: in a file of its own, whose name holds its key, or as an extent of a segment, known by its first bytes. */
+async function findPage(directories: readonly string[], key: string): Promise<{ file: string; name: string; offset: number }> {
+  const { data } = pageTensor(key)
+  const beginning = Buffer.from(data.buffer, data.byteOffset, BLOCK_BYTES)
   for (const directory of directories) {
     for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
-      if (entry.isFile() && entry.name.includes(key)) return { file: join(entry.parentPath, entry.name), name: `${entry.name.slice(0, 12)}…` }
+      if (!entry.isFile()) continue
+      const file = join(entry.parentPath, entry.name)
+      if (entry.name.includes(key)) return { file, name: `${entry.name.slice(0, 12)}…`, offset: 0 }
+      const offset = entry.name.endsWith('.data') ? await offsetOf(file, beginning) : -1
+      if (offset >= 0) return { file, name: `segment ${entry.name.slice(0, 8)}`, offset }
     }
   }
   throw new HiCacheError('ERR_IO', `no file below ${directories.join(', ')} holds the page ${key}`, { key })
+}
+
+/** Where `beginning` stands in a file, at a multiple of its own length; -1 = nowhere. */
+async function offsetOf(file: string, beginning: Buffer): Promise<number> {
+  const handle = await open(file, 'r')
+  try {
+    const part = Buffer.alloc(256 * BLOCK_BYTES)
+    for (let at = 0; ; at += part.length) {
+      const { bytesRead } = await handle.read(part, 0, part.length, at)
+      for (let i = 0; i + BLOCK_BYTES <= bytesRead; i += BLOCK_BYTES) if (part.compare(beginning, 0, BLOCK_BYTES, i, i + BLOCK_BYTES) === 0) return at + i
+      if (bytesRead < part.length) return -1
+    }
+  } finally {
+    await handle.close()
+  }
 }
 
 const content = new PageContent(PAGE_BYTES)
