@@ -1,4 +1,3 @@
-import type { NixlBackendOptions } from '../config/nixl-backend-config.js'
 import { HiCacheError } from '../error.js'
 import type { KeyNames } from '../keys/index.js'
 import type { Arena } from '../memory/arena.js'
@@ -17,12 +16,27 @@ import type { WorkerPool } from '../transfer/worker-pool.js'
 import type { MissReason, ReadOutcome } from './outcome.js'
 import type { PageMeta } from './file-layout.js'
 import type { PageToRead } from './page-store.js'
+import type { PolicyName } from './policies/policies.js'
+
+/** The options that concern layouts, as the configuration names them (docs/configuration.md). */
+export interface StoreSettings {
+  readonly acceptUnverified: boolean
+  readonly capacity: number | null
+  readonly segmentBytes: number | null
+  readonly leaseMs: number
+  readonly evictionPolicy: PolicyName
+  readonly fsync: 'never' | 'batch'
+  readonly l3CleanerEnabled: boolean
+  readonly l3CleanerHighWatermark: number
+  readonly l3CleanerLowWatermark: number
+  readonly l3CleanerCapacityGb: number | null
+}
 
 /** What a layout gets from the cache that it belongs to. */
 export interface StoreParts {
   readonly addon: NativeAddon
   readonly directories: readonly DirectoryReport[]
-  readonly settings: NixlBackendOptions
+  readonly settings: StoreSettings
   readonly names: KeyNames
   readonly arena: Arena
   readonly batcher: Batcher

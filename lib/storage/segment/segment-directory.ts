@@ -1,4 +1,3 @@
-import type { NixlBackendOptions } from '../../config/nixl-backend-config.js'
 import type { Logger } from '../../observe/logger.js'
 import type { Metrics } from '../../observe/metrics.js'
 import type { Batcher } from '../../transfer/batcher.js'
@@ -7,6 +6,7 @@ import type { LoadedFolder, NativeSegments, PolledFolder } from '../../transfer/
 import { Op, Status } from '../../transfer/protocol.js'
 import { TransferRequest, type RequestResult } from '../../transfer/transfer-request.js'
 import { makePolicy } from '../policies/policies.js'
+import type { StoreSettings } from '../store-parts.js'
 import { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
 import { SegmentSpace } from './segment-space.js'
@@ -49,7 +49,7 @@ export interface OpenedSegments {
 
 export interface SegmentDirectoryOptions {
   readonly opened: OpenedSegments
-  readonly settings: NixlBackendOptions
+  readonly settings: StoreSettings
   readonly batcher: Batcher
   readonly metrics: Metrics
   readonly logger: Logger
