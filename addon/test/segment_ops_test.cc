@@ -503,14 +503,15 @@ void failures(const Place& place, const Way& way) {
   uint64_t sum = bench.fill(0, 65536, 2);
   Ask good = write();
   CHECK(bench.run(good)->status() == Status::ok);
-  const auto fails = [&](const Ask& ask, int error, bool record_there) {
+  // `skipped`: sequences of the ring that stay a hole, by which readers notice that changes are missing.
+  const auto fails = [&](const Ask& ask, int error, bool record_there, uint64_t skipped = 0) {
     const uint64_t before = place.generation(4), head = place.ring->head();
     const auto answer = bench.run(ask);
     CHECK(struck() > 0);
     CHECK(answer->status() == Status::error);
     CHECK_EQ(answer->error(), error);
     CHECK_EQ(place.generation(4), record_there ? ask.generation : before);
-    CHECK_EQ(place.ring->head(), head);
+    CHECK_EQ(place.ring->head(), head + skipped);
   };
   const char* const data = way.direct ? way.complete : "pwritev";
   for (const int error : {EIO, ENOSPC, EDQUOT}) {
@@ -519,7 +520,7 @@ void failures(const Place& place, const Way& way) {
     plan("pwritev", ".index", error);
     fails(write(), error, false);
     plan("pwritev", "changes", error);
-    fails(write(), error, true);
+    fails(write(), error, true, 1);
   }
   plan("fsync", ".data", EIO);
   fails(write(flag::sync), EIO, false);
@@ -786,7 +787,8 @@ void ring_of_changes(const std::string& base) {
   plan("pwritev", "changes", EIO);
   CHECK_EQ(ring->append(changes.data(), 3), EIO);
   CHECK_EQ(struck(), 1);
-  CHECK_EQ(ring->head(), 80000u);
+  // Their sequences are skipped: the hole tells readers that changes are missing.
+  CHECK_EQ(ring->head(), 80003u);
   ChangeRing::close(folder);
   CHECK(ring->closed() && ChangeRing::find(folder) == nullptr);
   CHECK_EQ(ring->append(changes.data(), 1), EBADF);
