@@ -29,6 +29,8 @@ const PAGE_BYTES_MAX = 2 ** 30
 /** Looks at what others have changed before a page counts as absent. In one look its old copy can be seen to go, and the new one come a moment after its folder was read. */
 const POLLS_MAX = 2
 const PAGE_HASH_DIGITS = 64
+/** How long a write waits for the tombstone of the page that it replaces. */
+const REPLACED_MS_MAX = 2000
 /** Keys that are looked up together. */
 const LOOKUP_ROUND = 128
 /** Lookups that ended at a page that is not there: the page before it, which tells what a later write of it builds on. */
@@ -306,13 +308,27 @@ export class SegmentStore implements PageStore {
           return end({ ok: false, status: result.failure, key, error: result.error })
         }
         if (result.status === Status.ok && result.meta) {
-          let told = false
+          let [landing, written] = [true, false]
+          let late: NodeJS.Timeout | undefined
           const stored = (): void => {
-            if (told) end({ ok: true, status: 'stored', key, byteLength: length })
-            told = true
+            if (landing || !written) return
+            clearTimeout(late)
+            landing = true
+            end({ ok: true, status: 'stored', key, byteLength: length })
           }
-          const entry = storage.commit(result.meta, stored)
+          const entry = storage.commit(result.meta, () => {
+            written = true
+            stored()
+          })
           landed[i] = this.#landing(directory, entry, true)
+          landing = false
+          // The page is stored all the same: a disk that hangs from now on keeps nobody waiting for the older copy's end.
+          if (!written) {
+            late = setTimeout(() => {
+              written = true
+              stored()
+            }, REPLACED_MS_MAX)
+          }
           return stored()
         }
         if (result.status === Status.alreadyThere) {
