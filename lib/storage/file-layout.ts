@@ -32,6 +32,7 @@ export class FileLayout {
   readonly directoryCount: number
   readonly namespaceDigest: Uint8Array
   readonly #encoder = new TextEncoder()
+  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
 
   constructor(namespace: Namespace, directoryCount: number, scheme: DirectoryScheme) {
     this.scheme = scheme
@@ -66,6 +67,15 @@ export class FileLayout {
   }
 
   wantsMeta(op: number): boolean { return op === Op.pageRead || op === Op.pageCheck }
+
+  /** encodeMeta(), remembered from one page to the next: almost always they are alike. */
+  metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
+    const last = this.#lastMeta
+    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
+    const meta = FileLayout.encodeMeta(dtype, shape)
+    this.#lastMeta = { dtype, shape: [...shape], meta }
+    return meta
+  }
 
   /** u8 version, u8 dtype code, u8 dimensions, 5 zero bytes, then a u64 (little-endian) a dimension. */
   static encodeMeta(dtype: DType, shape: readonly number[]): Uint8Array {

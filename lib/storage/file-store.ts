@@ -2,7 +2,6 @@ import { stat as statFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { RESERVED_PREFIX, checkKey } from '../keys/index.js'
-import type { DType } from '../memory/dtype.js'
 import type { Target } from '../memory/tensor.js'
 import { ioError } from '../transfer/batcher.js'
 import type { CallOptions, CallScope } from '../transfer/call-scope.js'
@@ -32,7 +31,6 @@ export class FileStore implements PageStore {
   readonly #readFlags: number
   /** Payload bytes of the page last read or written: what a read without a target expects first. */
   #lengthHint = 0
-  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
   #firstSweep: Promise<void> = Promise.resolve()
 
   constructor(parts: StoreParts, layout: FileLayout) {
@@ -162,7 +160,7 @@ export class FileStore implements PageStore {
     if (this.#o.unavailable(directory)) return end({ ok: false, status: 'rejected', key, error: unavailableError(this.#o, directory, key) })
     this.#lengthHint = length
     this.#o.batcher.submit(new TransferRequest({
-      op: Op.pageWrite, flags: 0, directory, storedKey, key, memory, length, meta: this.#metaOf(page.dtype, page.shape), scope,
+      op: Op.pageWrite, flags: 0, directory, storedKey, key, memory, length, meta: this.#layout.metaOf(page.dtype, page.shape), scope,
       onResult: result => {
         if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error })
         if (result.status === Status.ok || result.status === Status.alreadyThere) {
@@ -263,14 +261,6 @@ export class FileStore implements PageStore {
       op: Op.pageTouch, flags: 0, directory, storedKey, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope, onResult: () => {}
     }))
     this.#watch(scope)
-  }
-
-  #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
-    const last = this.#lastMeta
-    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
-    const meta = FileLayout.encodeMeta(dtype, shape)
-    this.#lastMeta = { dtype, shape: [...shape], meta }
-    return meta
   }
 
   /** Files of this namespace. With `damaged`, also those named like ours whose record does not hold or is not there. */

@@ -1,9 +1,9 @@
-import { Field, Status } from '../../transfer/protocol.js'
+import { Status } from '../../transfer/protocol.js'
 import type { Admission, StorageHold } from '../../transfer/storage-hold.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
-import { RECORD_BYTES, SlotRecord } from './slot-record.js'
-import { encodeSlot } from './tombstone-hold.js'
+import { RECORD_BYTES } from './slot-record.js'
+import { encodeTombstone } from './tombstone-hold.js'
 
 /** The removal of a page: found when its turn has come, behind the writes of the same page that were asked for before. */
 export class DeleteHold implements StorageHold {
@@ -37,13 +37,7 @@ export class DeleteHold implements StorageHold {
   }
 
   encode(descriptors: Float64Array, base: number, blob: Uint8Array, at: number): number {
-    const segment = this.#segment!
-    const record = encodeSlot(segment, this.#slot, descriptors, base, blob, at)
-    const generation = ++segment.generations[this.#slot]!
-    descriptors[base + Field.recordOffset] = record
-    descriptors[base + Field.identityLength] = 0
-    descriptors[base + Field.metaLength] = RECORD_BYTES
-    return SlotRecord.encodeTombstone({ segment: segment.id, slot: this.#slot, generation, writtenAt: this.#directory.now() }, blob, record)
+    return encodeTombstone(this.#segment!, this.#slot, this.#directory, descriptors, base, blob, at)
   }
 
   ended(how: 'untouched' | 'unknown' | number): void {

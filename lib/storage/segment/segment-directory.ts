@@ -44,7 +44,6 @@ export interface OpenedSegments {
   readonly seed: Uint32Array
   /** What the own folder holds. */
   readonly own: LoadedFolder
-  readonly adopted: readonly string[]
 }
 
 export interface SegmentDirectoryOptions {

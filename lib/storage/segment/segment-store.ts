@@ -2,7 +2,6 @@ import { randomFillSync } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HiCacheError } from '../../error.js'
 import { checkKey } from '../../keys/index.js'
-import type { DType } from '../../memory/dtype.js'
 import type { Target } from '../../memory/tensor.js'
 import { ioError } from '../../transfer/batcher.js'
 import type { CallOptions, CallScope } from '../../transfer/call-scope.js'
@@ -65,7 +64,6 @@ export class SegmentStore implements PageStore {
   readonly #scratch = new Uint32Array(4)
   readonly #roundDigests = new Uint32Array(4 * LOOKUP_ROUND)
   readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
-  #lastMeta: { dtype: DType; shape: readonly number[]; meta: Uint8Array } | null = null
 
   /**
    * Opens the segments of each directory, or makes them; what dead writers of this machine left is taken over.
@@ -295,7 +293,7 @@ export class SegmentStore implements PageStore {
       return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has at most 1 GiB; this one has ${length} bytes.`, { key }) })
     }
     const directory = this.#directories[page.directory]!
-    const meta = this.#metaOf(page.dtype, page.shape)
+    const meta = this.#layout.metaOf(page.dtype, page.shape)
     const storage = new WriteHold(directory, {
       storedKey, digest: this.#digestOf(storedKey), length, extentBytes: Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, meta,
       namespaceDigest: this.#layout.namespaceDigest, scope: this.#digest.sharedScopeOf(storedKey)
@@ -332,8 +330,7 @@ export class SegmentStore implements PageStore {
           return stored()
         }
         if (result.status === Status.alreadyThere) {
-          const entry = storage.alreadyThere()
-          if (entry >= 0) landed[i] = this.#landing(directory, entry, false)
+          if (storage.known >= 0) landed[i] = this.#landing(directory, storage.known, false)
           return end({ ok: true, status: 'already-there', key, byteLength: length })
         }
         storage.abandon()
@@ -466,14 +463,6 @@ export class SegmentStore implements PageStore {
     return digest
   }
 
-  #metaOf(dtype: DType, shape: readonly number[]): Uint8Array {
-    const last = this.#lastMeta
-    if (last && last.dtype === dtype && last.shape.length === shape.length && shape.every((size, i) => size === last.shape[i])) return last.meta
-    const meta = FileLayout.encodeMeta(dtype, shape)
-    this.#lastMeta = { dtype, shape: [...shape], meta }
-    return meta
-  }
-
   #decoded(bytes: Uint8Array): PageMeta | null {
     const known = this.#metas.get(bytes)
     if (known) return known
@@ -532,12 +521,12 @@ async function openDirectory(addon: NativeAddon, report: DirectoryReport, direct
   const path = report.realPath
   const common = { native, directory, path, direct: report.direct, totalBytes: report.totalBytes, seed }
   if (!report.writable) {
-    return { ...common, folder: '', ownerFd: -1, usedBytes: 0, adopted: [], own: { sequence: 0, segments: [], rows: new Uint8Array(0), metas: [], namespaces: [], damaged: 0 } }
+    return { ...common, folder: '', ownerFd: -1, usedBytes: 0, own: { sequence: 0, segments: [], rows: new Uint8Array(0), metas: [], namespaces: [], damaged: 0 } }
   }
   try {
-    const { folder, ownerFd, usedBytes, adopted } = await native.open(path)
+    const { folder, ownerFd, usedBytes } = await native.open(path)
     try {
-      return { ...common, folder, ownerFd, usedBytes, adopted, own: await native.load(path, folder, seed, null) }
+      return { ...common, folder, ownerFd, usedBytes, own: await native.load(path, folder, seed, null) }
     } catch (error) {
       await native.closeWriter(path, folder, ownerFd)
       throw error

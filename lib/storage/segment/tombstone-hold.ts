@@ -13,6 +13,16 @@ export function encodeSlot(segment: Segment, slot: number, descriptors: Float64A
   return at + segment.nameBytes.length
 }
 
+/** Writes the tombstone of a slot, of its next generation, as encodeSlot() writes its place; answers where the blob goes on. */
+export function encodeTombstone(segment: Segment, slot: number, clock: { now(): number }, descriptors: Float64Array, base: number, blob: Uint8Array, at: number): number {
+  const record = encodeSlot(segment, slot, descriptors, base, blob, at)
+  const generation = ++segment.generations[slot]!
+  descriptors[base + Field.recordOffset] = record
+  descriptors[base + Field.identityLength] = 0
+  descriptors[base + Field.metaLength] = RECORD_BYTES
+  return SlotRecord.encodeTombstone({ segment: segment.id, slot, generation, writtenAt: clock.now() }, blob, record)
+}
+
 /** The record that says that a slot's page is gone; on the disk before the slot is written over. */
 export class TombstoneHold implements StorageHold {
   readonly #segment: Segment
@@ -32,12 +42,7 @@ export class TombstoneHold implements StorageHold {
   admit(): Admission { return 'go' }
 
   encode(descriptors: Float64Array, base: number, blob: Uint8Array, at: number): number {
-    const record = encodeSlot(this.#segment, this.#slot, descriptors, base, blob, at)
-    const generation = ++this.#segment.generations[this.#slot]!
-    descriptors[base + Field.recordOffset] = record
-    descriptors[base + Field.identityLength] = 0
-    descriptors[base + Field.metaLength] = RECORD_BYTES
-    return SlotRecord.encodeTombstone({ segment: this.#segment.id, slot: this.#slot, generation, writtenAt: this.#clock.now() }, blob, record)
+    return encodeTombstone(this.#segment, this.#slot, this.#clock, descriptors, base, blob, at)
   }
 
   ended(how: 'untouched' | 'unknown' | number): void { this.#done(how === Status.ok) }

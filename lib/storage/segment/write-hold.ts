@@ -32,6 +32,8 @@ export class WriteHold implements StorageHold {
   #writtenAt = 0
   #how: 'untouched' | 'unknown' | number | null = null
   #abandoned = false
+  /** After Status.alreadyThere: the entry of the same page, as far as it still is there; -1. */
+  known = -1
 
   constructor(directory: SegmentDirectory, page: WriteHoldPage, sync: boolean) {
     this.#directory = directory
@@ -112,13 +114,9 @@ export class WriteHold implements StorageHold {
     return entry
   }
 
-  /** The same page was there: which one, as far as it still is. */
-  alreadyThere(): number { return this.request && this.#known >= 0 ? this.#known : -1 }
-  #known = -1
-
   #discard(): void {
     if (this.#same && this.#how === Status.alreadyThere && this.#directory.holds(this.#same.entry, this.#same.segment, this.#same.slot, this.#same.generation)) {
-      this.#known = this.#same.entry
+      this.known = this.#same.entry
     }
     this.#letSameGo()
     const place = this.#place
