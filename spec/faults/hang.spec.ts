@@ -224,13 +224,14 @@ for (const path of STORAGE_PATHS) {
     // Whatever hangs of many is told by its name.
     if (storageLayout === 'file') {
       it('most of the arena hangs: the rest carries on, and what finds no room ends at its own deadline', async function () {
-        const on = await openOn(bench, path, this, { storageDir: await bench.directory(path.parent), directoryScheme: 'flat', threads: 64 })
+        const storageDir = await bench.directory(path.parent)
+        const on = await openOn(bench, path, this, { storageDir, directoryScheme: 'flat', threads: 64 })
         const many = keys('many', 40)
         expect((await write(on, many)).every(({ ok }) => ok)).to.equal(true)
         const end = plan(bench, { point: unanswered, match: 'many', hang: true, times: 0 })
         const controller = new AbortController()
         const reading = on.read(many, { signal: controller.signal })
-        await until(() => on.stats().in_flight_requests === many.length, 'all are in flight')
+        await until(() => openFilesBelow(storageDir).length === many.length, 'all have begun')
         controller.abort()
         expectFailures(await bounded(reading, 'a cancelled read'), 'cancelled', 'ERR_CANCELLED')
         await answered(on)
