@@ -24,7 +24,7 @@ Napi::Object protocol(Napi::Env env) {
   out.Set("Op", numbers(env, {{"pageWrite", of(Op::page_write)}, {"pageRead", of(Op::page_read)}, {"pageCheck", of(Op::page_check)},
                               {"pageDelete", of(Op::page_delete)}, {"pageTouch", of(Op::page_touch)}, {"extentRead", of(Op::extent_read)},
                               {"extentWrite", of(Op::extent_write)}, {"segmentWrite", of(Op::segment_write)}, {"segmentRead", of(Op::segment_read)},
-                              {"recordWrite", of(Op::record_write)}}));
+                              {"tombstones", of(Op::tombstones)}}));
   out.Set("Flag", numbers(env, {{"acceptUnverified", flag::accept_unverified}, {"replace", flag::replace}, {"skipChecksum", flag::skip_checksum},
                                 {"force", flag::force}, {"dropCorrupt", flag::drop_corrupt}, {"compareFirst", flag::compare_first},
                                 {"foreign", flag::foreign}, {"sync", flag::sync}}));
@@ -47,6 +47,8 @@ Napi::Object protocol(Napi::Env env) {
   out.Set("META_BYTES_MAX", Napi::Number::New(env, static_cast<double>(meta_bytes_max)));
   out.Set("IDENTITY_BYTES_MAX", Napi::Number::New(env, static_cast<double>(identity_bytes_max)));
   out.Set("SLOT_RECORD_BYTES", Napi::Number::New(env, static_cast<double>(slot_record::bytes)));
+  out.Set("TOMBSTONE_BYTES", Napi::Number::New(env, static_cast<double>(tombstone_bytes)));
+  out.Set("TOMBSTONES_MAX", Napi::Number::New(env, static_cast<double>(tombstones_max)));
   out.Set("SLOT_EXPECTED_FROM", Napi::Number::New(env, static_cast<double>(slot_record::expected_from)));
   out.Set("SLOT_EXPECTED_BYTES", Napi::Number::New(env, static_cast<double>(slot_record::expected_bytes)));
   out.Set("BLOCK_BYTES", Napi::Number::New(env, static_cast<double>(block_bytes)));

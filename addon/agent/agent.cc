@@ -31,14 +31,18 @@ bool needs_memory(Op op) {
 
 // What the operations on segments need beyond the others; nullptr when it is all right.
 const char* wrong_for_segment(const Operation& operation) {
-  const bool writes_record = operation.op == Op::segment_write || operation.op == Op::record_write, reads = operation.op == Op::segment_read;
-  if (!writes_record && !reads) return nullptr;
+  if (operation.op == Op::tombstones) {
+    if ((operation.flags & flag::foreign) != 0) return "Flag.foreign is for segmentRead only.";
+    return operation.meta.empty() || operation.meta.size() % tombstone_bytes != 0 ? "its meta is not a list of tombstones, TOMBSTONE_BYTES each." : nullptr;
+  }
+  const bool writes = operation.op == Op::segment_write, reads = operation.op == Op::segment_read;
+  if (!writes && !reads) return nullptr;
   const bool foreign = (operation.flags & flag::foreign) != 0;
   if (foreign && !reads) return "Flag.foreign is for segmentRead only.";
   if ((reads ? (operation.flags & flag::skip_checksum) == 0 : (operation.flags & flag::compare_first) != 0) && operation.identity.size() != sizeof(uint64_t)) {
     return "its identity is not a checksum of 8 bytes.";
   }
-  if (!writes_record && !foreign) return nullptr;
+  if (!writes && !foreign) return nullptr;
   if (operation.record_at < slot_record::index_header_bytes || operation.record_at % slot_record::bytes != 0) return "its recordAt is not the place of a slot record.";
   if (reads) return operation.meta.size() == slot_record::expected_bytes ? nullptr : "its meta is not SLOT_EXPECTED_BYTES of a slot record.";
   if (operation.meta.size() != slot_record::bytes) return "its meta is not a slot record.";
@@ -86,7 +90,7 @@ bool Agent::parse(const double* descriptor, size_t index, const uint8_t* blob, s
     return std::string_view(reinterpret_cast<const char*>(blob) + offset, static_cast<size_t>(length));
   };
 
-  if (at(field::op) < static_cast<uint64_t>(Op::page_write) || at(field::op) > static_cast<uint64_t>(Op::record_write)) return fails("its op is not known.");
+  if (at(field::op) < static_cast<uint64_t>(Op::page_write) || at(field::op) > static_cast<uint64_t>(Op::tombstones)) return fails("its op is not known.");
   out.op = static_cast<Op>(at(field::op));
   if (at(field::flags) > flag::all) return fails("it has a flag that is not known.");
   out.flags = static_cast<uint32_t>(at(field::flags));
@@ -98,7 +102,7 @@ bool Agent::parse(const double* descriptor, size_t index, const uint8_t* blob, s
   if (!valid_name(name)) return fails("its name is not a relative path of proper components of at most 255 bytes.");
   const uint64_t record = at(field::record_offset), identity = at(field::identity_length), meta = at(field::meta_length);
   if (identity > identity_bytes_max) return fails("its identity is longer than IDENTITY_BYTES_MAX.");
-  if (meta > record_meta_max) return fails("its meta is too long.");
+  if (meta > (out.op == Op::tombstones ? tombstone_bytes * tombstones_max : record_meta_max)) return fails("its meta is too long.");
   if (identity + meta > 0 && !in_blob(record, identity + meta)) return fails("its identity or meta lies outside of the blob.");
   if (identity > 0) out.identity = view(record, identity);
   if (meta > 0) out.meta = view(record + identity, meta);

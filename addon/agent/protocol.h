@@ -6,7 +6,7 @@
 
 namespace hicache {
 
-enum class Op : uint8_t { page_write = 1, page_read, page_check, page_delete, page_touch, extent_read, extent_write, segment_write, segment_read, record_write };
+enum class Op : uint8_t { page_write = 1, page_read, page_check, page_delete, page_touch, extent_read, extent_write, segment_write, segment_read, tombstones };
 
 namespace flag {
 inline constexpr uint32_t accept_unverified = 1, replace = 2, skip_checksum = 4, force = 8, drop_corrupt = 16, compare_first = 32, foreign = 64, sync = 128;
@@ -30,6 +30,8 @@ inline constexpr int32_t free = 0, queued = 1, started = 2, done = 3, cancelled 
 inline constexpr int bits = 3, mask = 7;
 }
 
+// A slot whose page is gone: u32 segment, u32 slot, u64 generation, u64 writtenAt; little-endian.
+inline constexpr size_t tombstone_bytes = 24, tombstones_max = 4096;
 inline constexpr size_t meta_bytes_max = 160, identity_bytes_max = 320, block_bytes = 4096;
 
 }  // namespace hicache

@@ -46,14 +46,23 @@ struct Ask {
   size_t shift = 0;  // of the memory, from its page
 };
 
+std::string tombstone_of(const Ask& ask) {
+  uint8_t tombstone[tombstone_bytes] = {};
+  slot_record::put<uint32_t>(tombstone, 0, segment_id);
+  slot_record::put<uint32_t>(tombstone, 4, ask.extent);
+  slot_record::put<uint64_t>(tombstone, 8, ask.generation);
+  slot_record::put<uint64_t>(tombstone, 16, 1);
+  return std::string(reinterpret_cast<char*>(tombstone), sizeof(tombstone));
+}
+
 std::string record_of(const Ask& ask) {
   using namespace slot_record;
   uint8_t record[slot_record::bytes] = {};
   put<uint32_t>(record, at::magic, slot_record::magic);
   record[at::version] = slot_record::version;
-  record[at::state] = ask.op == Op::record_write ? slot_record::state::evicted : slot_record::state::page;
+  record[at::state] = ask.op == Op::tombstones ? slot_record::state::evicted : slot_record::state::page;
   put<uint64_t>(record, at::generation, ask.generation);
-  if (ask.op != Op::record_write) {
+  if (ask.op != Op::tombstones) {
     put<uint64_t>(record, at::file_offset, ask.extent * extent_bytes);
     put<uint64_t>(record, at::length, ask.length);
   }
@@ -187,17 +196,19 @@ struct Bench {
       one[field::op] = static_cast<double>(ask.op);
       one[field::flags] = ask.flags;
       one[field::name_offset] = static_cast<double>(blob.size());
-      one[field::name_length] = static_cast<double>(ask.name.size());
-      blob += ask.name;
+      const bool buries = ask.op == Op::tombstones;
+      const std::string name = buries ? ask.name.substr(0, ask.name.rfind('/')) : ask.name;
+      one[field::name_length] = static_cast<double>(name.size());
+      blob += name;
       one[field::record_offset] = static_cast<double>(blob.size());
       one[field::identity_length] = 8;
       uint8_t checksum[8];
       slot_record::put<uint64_t>(checksum, 0, ask.checksum);
       blob.append(reinterpret_cast<char*>(checksum), 8);
-      const std::string meta = record_of(ask);
+      const std::string meta = buries ? tombstone_of(ask) : record_of(ask);
       one[field::meta_length] = static_cast<double>(meta.size());
       blob += meta;
-      if (ask.op != Op::record_write) {
+      if (!buries) {
         one[field::region] = region->id;
         one[field::memory_offset] = static_cast<double>(ask.memory * memory_slot_bytes + ask.shift);
         one[field::length] = static_cast<double>(ask.length);
@@ -330,7 +341,7 @@ void groups(const Place& place, const Way& way) {
     std::vector<Ask> asks;
     for (uint32_t i = 0; i < extents; i++) {
       const bool evict = (round + i) % 4 == 3;
-      asks.push_back({evict ? Op::record_write : Op::segment_write, static_cast<uint32_t>((i * 5 + round) % extents), i, 8192, 0, 0, 100 + round});
+      asks.push_back({evict ? Op::tombstones : Op::segment_write, static_cast<uint32_t>((i * 5 + round) % extents), i, 8192, 0, 0, 100 + round});
     }
     size_t first;
     answers.push_back(bench.submit(asks, first));
@@ -384,7 +395,7 @@ void judged(const Place& place, const Way& way) {
       CHECK_EQ(::pwrite(fd.get(), "x", 1, static_cast<off_t>(slot_record::place_of(3) + 200)), 1);
     }
     CHECK(bench.run(read_of(write, 1, other, flag::foreign))->status() == Status::stale);
-    Ask tombstone{Op::record_write, 3};
+    Ask tombstone{Op::tombstones, 3};
     tombstone.generation = 6;
     CHECK(bench.run(tombstone)->status() == Status::ok);
     CHECK_EQ(place.record(3)[slot_record::at::state], slot_record::state::evicted);
@@ -436,7 +447,7 @@ void overtaken(const Place& place, const Way& way) {
     const auto answer = bench.submit({read_of(write, 1, sum, flag::foreign)}, first);
     bench.process_until([&] { return bench.state(first) == word_state::started; });
     if (way.direct) for (int i = 0; i < 20; i++) bench.agent->process();
-    write.op = Op::record_write;
+    write.op = Op::tombstones;
     write.generation = 21;
     place.write_record(write);
     CHECK(!answer->there);
@@ -466,7 +477,7 @@ void not_there(const Place& place, const Way& way) {
   ask.generation = 77;
   write = bench.run(ask);
   CHECK(write->status() == Status::error && write->error() == EBADF);
-  ask.op = Op::record_write;
+  ask.op = Op::tombstones;
   write = bench.run(ask);
   CHECK(write->status() == Status::error && write->error() == EBADF);
   std::string one(index_size, '\0'), other(index_size, '\1');
@@ -648,7 +659,7 @@ void cancelled_before_the_record(const Place& place, const Way& way) {
   // Another device command of the same kind goes through: then the first one is in the committer, or on its way there.
   bench.process_until([&] { return bench.state(first) == word_state::started; });
   std::vector<Ask> asks;
-  for (uint32_t i = 1; i < 4; i++) asks.push_back({i == 3 ? Op::record_write : Op::segment_write, i, 0, 65536, 0, 0, 5000});
+  for (uint32_t i = 1; i < 4; i++) asks.push_back({i == 3 ? Op::tombstones : Op::segment_write, i, 0, 65536, 0, 0, 5000});
   const auto others = bench.submit(asks, behind);
   bench.process_until([&] { return bench.state(behind) == word_state::started && bench.state(behind + 1) == word_state::started; });
   const bool called_off = bench.change(behind, word_state::started, word_state::cancelling);
@@ -696,7 +707,7 @@ void abandonment(const Place& place, const Way& way, const char* point, const ch
   plan(point, match, 0, -1, true, 0);
   std::vector<Ask> asks;
   // The tombstone comes to the committer whatever becomes of the data.
-  for (uint32_t i = 0; i < 6; i++) asks.push_back({i == 5 ? Op::record_write : i % 3 == 2 ? Op::segment_read : Op::segment_write, i, i, 65536, flag::skip_checksum, 0, 7001});
+  for (uint32_t i = 0; i < 6; i++) asks.push_back({i == 5 ? Op::tombstones : i % 3 == 2 ? Op::segment_read : Op::segment_write, i, i, 65536, flag::skip_checksum, 0, 7001});
   size_t first;
   const auto answer = bench.submit(asks, first);
   const auto started = [&] {
@@ -745,15 +756,17 @@ void malformed(const Place& place) {
     CHECK(problem.find("Descriptor 0") == 0);
     CHECK(bench.agent->idle());
   };
-  const Ask write, tombstone{Op::record_write}, read{Op::segment_read}, compared{Op::segment_write, 0, 0, 1, flag::compare_first}, foreign{Op::segment_read, 0, 0, 1, flag::foreign};
+  const Ask write, tombstone{Op::tombstones}, read{Op::segment_read}, compared{Op::segment_write, 0, 0, 1, flag::compare_first}, foreign{Op::segment_read, 0, 0, 1, flag::foreign};
   for (const Ask& ask : {write, tombstone}) {
     refused(ask, [](double* one) { one[field::meta_length]--; });
-    refused(ask, [](double* one) { one[field::record_at]++; });
-    refused(ask, [](double* one) { one[field::record_at] = 512; });
-    refused(ask, [](double* one) { one[field::record_at] += 512; });  // of another slot
-    refused(ask, [](double* one) { one[field::record_offset]--; });   // no record
     refused(ask, [](double* one) { one[field::flags] = flag::foreign; });
   }
+  refused(tombstone, [](double* one) { one[field::meta_length] = 0; });
+  refused(tombstone, [](double* one) { one[field::meta_length] = (tombstones_max + 1) * tombstone_bytes; });
+  refused(write, [](double* one) { one[field::record_at]++; });
+  refused(write, [](double* one) { one[field::record_at] = 512; });
+  refused(write, [](double* one) { one[field::record_at] += 512; });  // of another slot
+  refused(write, [](double* one) { one[field::record_offset]--; });   // no record
   refused(read, [](double* one) { one[field::identity_length] = 7; });
   refused(compared, [](double* one) { one[field::identity_length] = 7; });
   refused(foreign, [](double* one) { one[field::meta_length]--; });

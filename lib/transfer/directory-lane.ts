@@ -40,7 +40,7 @@ export class DirectoryLane {
 
   queueOf(request: TransferRequest): LaneQueue {
     // An eviction's record makes room for what waits: it is never background.
-    if (request.op === Op.recordWrite) return this.urgent
+    if (request.op === Op.tombstones) return this.urgent
     if (request.scope.priority === 'background') return this.background
     return request.role === 'write' || request.role === 'delete' ? this.writes : this.urgent
   }

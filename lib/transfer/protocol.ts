@@ -27,8 +27,11 @@ export const Op = {
   segmentWrite: 8,
   /** Read a page from its extent; the identity is the payload's checksum (8 bytes, little-endian). */
   segmentRead: 9,
-  /** Rewrite a slot record (the meta, 512 bytes) at `recordAt` of NAME.index, and tell the ring of changes: an eviction. */
-  recordWrite: 10
+  /**
+   * The pages of slots are gone: their records are rewritten, and the ring of changes is told. NAME is the writer's folder (`segments/FOLDER`); the meta is a list of
+   * TOMBSTONE_BYTES each (u32 segment, u32 slot, u64 generation, u64 writtenAt, little-endian), TOMBSTONES_MAX at most. With an error some of them may be written.
+   */
+  tombstones: 10
 } as const
 
 /** Flags of a descriptor, or-ed. */
@@ -47,7 +50,7 @@ export const Flag = {
   compareFirst: 32,
   /** segmentRead: another writer's page. The meta is bytes 8..55 of its slot record as it is expected; it must be that before and after the data was read (Status.stale). */
   foreign: 64,
-  /** segmentWrite, recordWrite: fdatasync the data before the record, and the record before the answer. */
+  /** segmentWrite, tombstones: fdatasync the data before the record, and the record before the answer. */
   sync: 128
 } as const
 
@@ -99,7 +102,7 @@ export const Field = {
   /** Index of the completion word, and the value it must hold for the operation to start. */
   word: 12,
   wordQueued: 13,
-  /** segmentRead, segmentWrite, recordWrite: byte offset of the slot record in the index file. 0 elsewhere. */
+  /** segmentRead, segmentWrite: byte offset of the slot record in the index file. 0 elsewhere. */
   recordAt: 14
 } as const
 export const DESCRIPTOR_STRIDE = 15
@@ -121,8 +124,10 @@ export const RESULT_STRIDE = 4
 
 /** Bytes that a pageRead or pageCheck (the record's meta) or a segmentWrite (the payload's checksum, 8 bytes) answers per page. */
 export const META_BYTES_MAX = 160
-/** Bytes of a slot record; of the part of it that Flag.foreign compares, and where that begins. */
+/** Bytes of a slot record; of a tombstone, and how many one operation takes; of the part of a record that Flag.foreign compares, and where that begins. */
 export const SLOT_RECORD_BYTES = 512
+export const TOMBSTONE_BYTES = 24
+export const TOMBSTONES_MAX = 4096
 export const SLOT_EXPECTED_FROM = 8
 export const SLOT_EXPECTED_BYTES = 48
 /** Bytes of an identity. */

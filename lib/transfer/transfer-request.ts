@@ -90,7 +90,7 @@ export class TransferRequest {
     op: number; flags: number; directory: number; storedKey: string; key?: string; memory: RequestMemory; length: number; meta: Uint8Array; scope: CallScope
     onResult: (result: RequestResult) => void
     storage?: StorageHold | null
-    /** Default: by `op`; a recordWrite is `other`. */
+    /** Default: by `op`; tombstones are `other`. */
     role?: RequestRole
     fromStorage?: boolean
   }) {

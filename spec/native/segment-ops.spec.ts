@@ -314,10 +314,11 @@ for (const place of PLACES) {
         const release = plan(bench, { point: writing, match: '.data', hang: true, times: 0 })
         const asks = [1, 2, 3].map(slot => writer.write(slot, { length: LENGTH, generation: 2 }))
         const worker = new Worker(CHILD, { workerData: { shared: rig.shared, holdFd: writer.ownerFd, asks } })
-        await bounded(once(worker, 'message'), 'the start')
-        await bounded(worker.terminate(), 'termination')
         const { words } = rig.shared
         const started = (): boolean => [...words.keys()].some(word => rig.state(word) === 'started')
+        await bounded(once(worker, 'message'), 'the start')
+        await until(started, 'the writes')
+        await bounded(worker.terminate(), 'termination')
         expect(started(), 'words of what hangs').to.equal(true)
         await writer.close()
         expect(addon.tryLock(owner), 'the lock').to.equal(-1)

@@ -74,18 +74,16 @@ export class SegmentWriter {
     return told.sort((one, other) => Number(one.sequence - other.sequence)).map(({ slot }) => slot)
   }
 
-  #record(slot: number, state: 1 | 2, ask: { length: number; generation?: number; checksum?: bigint }): Buffer {
+  #record(slot: number, ask: { length: number; generation?: number; checksum?: bigint }): Buffer {
     const bytes = Buffer.alloc(512)
     bytes.write('HCST', 0, 'latin1')
     bytes[4] = 1
-    bytes[5] = state
+    bytes[5] = 1
+    bytes.writeUInt16LE(bytes.write(`key-${slot}`, 96), 6)
     bytes.writeBigUInt64LE(BigInt(ask.generation ?? 1), 8)
-    if (state === 1) {
-      bytes.writeUInt16LE(bytes.write(`key-${slot}`, 96), 6)
-      bytes.writeBigUInt64LE(BigInt(slot * EXTENT), 24)
-      bytes.writeBigUInt64LE(BigInt(ask.length), 32)
-      bytes.writeBigUInt64LE(ask.checksum ?? 0n, 40)
-    }
+    bytes.writeBigUInt64LE(BigInt(slot * EXTENT), 24)
+    bytes.writeBigUInt64LE(BigInt(ask.length), 32)
+    bytes.writeBigUInt64LE(ask.checksum ?? 0n, 40)
     bytes.writeUInt32LE(this.id, 48)
     bytes.writeUInt32LE(slot, 52)
     return bytes
@@ -96,14 +94,18 @@ export class SegmentWriter {
   }
 
   write(slot: number, ask: SlotAsk): Ask {
-    return { op: 'segmentWrite', ...this.#place(slot), ...ask, identity: le64(ask.checksum ?? 0n), meta: this.#record(slot, 1, ask) }
+    return { op: 'segmentWrite', ...this.#place(slot), ...ask, identity: le64(ask.checksum ?? 0n), meta: this.#record(slot, ask) }
   }
   read(slot: number, ask: SlotAsk & { readonly checksum: bigint }): Ask {
     const foreign = ask.flags?.includes('foreign')
-    return { op: 'segmentRead', ...this.#place(slot), ...ask, identity: le64(ask.checksum), meta: foreign ? this.#record(slot, 1, ask).subarray(8, 56) : '' }
+    return { op: 'segmentRead', ...this.#place(slot), ...ask, identity: le64(ask.checksum), meta: foreign ? this.#record(slot, ask).subarray(8, 56) : '' }
   }
   evict(slot: number, generation: number, flags: NonNullable<Ask['flags']> = []): Ask {
-    return { op: 'recordWrite', ...this.#place(slot), flags, identity: '', meta: this.#record(slot, 2, { length: 0, generation }) }
+    const meta = Buffer.alloc(24)
+    meta.writeUInt32LE(this.id, 0)
+    meta.writeUInt32LE(slot, 4)
+    meta.writeBigUInt64LE(BigInt(generation), 8)
+    return { op: 'tombstones', name: `segments/${this.folder}`, flags, identity: '', meta }
   }
 }
 

@@ -55,10 +55,10 @@ describe('the lane of a directory', () => {
 
   it('reads, look-ups and records are urgent, then come writes and deletes; an eviction is never background', () => {
     const lane = new DirectoryLane(0, 100 * MIB, 16)
-    for (const op of [Op.pageRead, Op.pageCheck, Op.segmentRead, Op.recordWrite]) expect(lane.queueOf(make(op)), String(op)).to.equal(lane.urgent)
+    for (const op of [Op.pageRead, Op.pageCheck, Op.segmentRead, Op.tombstones]) expect(lane.queueOf(make(op)), String(op)).to.equal(lane.urgent)
     for (const op of [Op.pageWrite, Op.pageDelete, Op.segmentWrite]) expect(lane.queueOf(make(op)), String(op)).to.equal(lane.writes)
     for (const op of [Op.pageRead, Op.pageWrite, Op.pageTouch]) expect(lane.queueOf(make(op, 'background')), String(op)).to.equal(lane.background)
-    expect(lane.queueOf(make(Op.recordWrite, 'background'))).to.equal(lane.urgent)
+    expect(lane.queueOf(make(Op.tombstones, 'background'))).to.equal(lane.urgent)
   })
   it('background has its turn when nothing else waits', () => {
     const lane = new DirectoryLane(0, 100 * MIB, 16)

@@ -62,7 +62,7 @@ describe('the place of a request in the segments', () => {
     const hold = new Hold('wait')
     rig.submit(Op.segmentWrite, 'k', write(hold))
     rig.submit(Op.segmentWrite, 'behind', write(new Hold()))
-    rig.submit(Op.recordWrite, 'evicted', { storage: new Hold() })
+    rig.submit(Op.tombstones, 'evicted', { storage: new Hold() })
     rig.submit(Op.segmentRead, 'read', { memory: { kind: 'fresh' }, length: PAGE, storage: new Hold() })
     await settled()
     expect(rig.batches.map(({ count }) => count)).to.deep.equal([2])
@@ -189,12 +189,12 @@ describe('the order in which requests go', () => {
     await settled()
     rig.submit(Op.segmentWrite, 'b', write(new Hold()))
     rig.submit(Op.segmentRead, 'c', { memory: { kind: 'fresh' }, length: PAGE, storage: new Hold() })
-    rig.submit(Op.recordWrite, 'evicted', { storage: new Hold(), scope: rig.scope({ priority: 'background' }) })
+    rig.submit(Op.tombstones, 'evicted', { storage: new Hold(), scope: rig.scope({ priority: 'background' }) })
     await settled()
     // Behind the read, which waits for bytes, as it was asked for later.
     expect(rig.batches).to.have.length(1)
     await rig.batches[0]!.end()
-    expect(rig.batches.slice(1).flatMap(batch => Array.from({ length: batch.count }, (_, i) => batch.field(i, 'op')))).to.deep.equal([Op.segmentRead, Op.recordWrite])
+    expect(rig.batches.slice(1).flatMap(batch => Array.from({ length: batch.count }, (_, i) => batch.field(i, 'op')))).to.deep.equal([Op.segmentRead, Op.tombstones])
   })
   it('writes go as the window lets them, reads at once', async () => {
     const rig = new BatcherRig()

@@ -113,6 +113,7 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   void segment_moved(int64_t moved);
   void segment_written();
   bool judge_segment(bool may_block, Outcome& outcome);
+  void start_tombstones();
 
   PageRead read_;
   OpenFileRef file_;
@@ -120,6 +121,7 @@ class PosixTask final : public DirectoryPool::Task, public Event {
 
   // ---- segments ----
   SegmentCommit commit_;
+  std::unique_ptr<Tombstones> tombstones_;
   OpenFileRef index_;  // of a foreign page
   int64_t moved_ = 0;
   int sum_error_ = 0;
@@ -367,14 +369,23 @@ bool PosixTask::start_here() {
     case Op::extent_write: return start_extent_here();
     case Op::segment_read:
     case Op::segment_write: return start_segment_here();
-    case Op::record_write:
-      // It ends a page, so it is never called off once it was asked for; whoever did so before it came here gets what it wants.
-      commit_.operation = operation;
-      if (operation->claim()) directory->written.push_back(&commit_);
-      else operation->finish(Outcome::of(Status::cancelled));
+    case Op::tombstones:
+      start_tombstones();
       return true;
     default: return false;
   }
+}
+
+// They end pages, so they are never called off once they were asked for; whoever did so before they came here gets what it wants.
+void PosixTask::start_tombstones() {
+  if (!operation->claim()) return operation->finish(Outcome::of(Status::cancelled));
+  try {
+    tombstones_ = std::make_unique<Tombstones>(operation);
+    directory->written.reserve(directory->written.size() + tombstones_->commits.size());
+  } catch (const std::bad_alloc&) {
+    return operation->finish(Outcome::failed(ENOMEM));
+  }
+  for (SegmentCommit& commit : tombstones_->commits) directory->written.push_back(&commit);
 }
 
 void PosixTask::arrived() {
@@ -587,7 +598,7 @@ bool PosixTask::start_segment_here() {
       return false;
     }
   }
-  commit_.operation = operation;
+  if (writing()) commit_.is_page(operation);
   if (!operation->claim()) {
     index_.reset();
     operation->finish(Outcome::of(Status::cancelled));
@@ -613,7 +624,7 @@ void PosixTask::run_segment() {
     file_.reset();
     operation->finish(outcome);
   };
-  commit_.operation = operation;
+  if (writing()) commit_.is_page(operation);
   int error;
   OpenFileRef file = segment_file(true, direct_fits(), true, error);
   if (file != nullptr && has(flag::foreign)) index_ = segment_file(false, false, true, error);

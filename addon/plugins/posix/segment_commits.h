@@ -18,11 +18,39 @@
 
 namespace hicache {
 
+struct SegmentCommit;
+
+// Records that say that the pages of slots are gone: one operation for as many as go in one turn. They end together; what failed fails all of them, and is asked for again.
+struct Tombstones {
+  // Its meta is the list. Throws std::bad_alloc.
+  explicit Tombstones(Operation* operation);
+
+  std::vector<SegmentCommit> commits;
+  size_t left = 0;
+  int error = 0;
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<uint8_t> records_;
+};
+
 // A member of whatever writes; lives until its operation is finished.
 struct SegmentCommit {
-  Operation* operation = nullptr;  // segment_write or record_write, claimed; its meta is the record
-  uint64_t checksum = 0;           // of the payload
-  OpenFileRef data;                // with flag::sync: what is to be on the disk before the record is
+  Operation* operation = nullptr;   // segment_write or tombstones, claimed
+  const char* name = "";            // of the segment, without extension
+  const uint8_t* record = nullptr;  // but for the checksums
+  uint64_t record_at = 0;
+  uint64_t checksum = 0;            // of the payload
+  OpenFileRef data;                 // with flag::sync: what is to be on the disk before the record is
+  Tombstones* tombstones = nullptr; // of which it is one
+
+  // The record of a segment_write: its meta.
+  void is_page(Operation* page) {
+    operation = page;
+    name = page->name;
+    record = reinterpret_cast<const uint8_t*>(page->meta.data());
+    record_at = page->record_at;
+  }
 
   // ---- the committer's own ----
   size_t order = 0;
@@ -50,6 +78,7 @@ class SegmentCommits final : public DirectoryPool::Task {
   static constexpr int coming_min = 8, gather_us_each = 20, gather_us_max = 1000;
 
   using Part = std::vector<SegmentCommit*>::iterator;
+  void finish(SegmentCommit* commit);
   void commit_group();
   void commit_folder(Part from, Part to);
   void commit_segment(Part from, Part to);

@@ -1,9 +1,8 @@
-import { Status } from '../../transfer/protocol.js'
+import { Status, TOMBSTONE_BYTES } from '../../transfer/protocol.js'
 import type { Admission, StorageHold } from '../../transfer/storage-hold.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
-import { RECORD_BYTES } from './slot-record.js'
-import { encodeTombstone } from './tombstone-hold.js'
+import { encodeTombstones } from './tombstones-hold.js'
 
 /** The removal of a page: found when its turn has come, behind the writes of the same page that were asked for before. */
 export class DeleteHold implements StorageHold {
@@ -18,7 +17,7 @@ export class DeleteHold implements StorageHold {
     this.#digest = digest
   }
 
-  get encodedBytesMax(): number { return this.#segment!.nameBytes.length + RECORD_BYTES }
+  get encodedBytesMax(): number { return this.#directory.folderBytes.length + TOMBSTONE_BYTES }
 
   admit(): Admission {
     const { index, space } = this.#directory
@@ -37,7 +36,8 @@ export class DeleteHold implements StorageHold {
   }
 
   encode(descriptors: Float64Array, base: number, blob: Uint8Array, at: number): number {
-    return encodeTombstone(this.#segment!, this.#slot, this.#directory, descriptors, base, blob, at)
+    const { folderBytes } = this.#directory
+    return encodeTombstones([{ segment: this.#segment!, slot: this.#slot }], this.#directory, folderBytes, descriptors, base, blob, at)
   }
 
   ended(how: 'untouched' | 'unknown' | number): void {

@@ -3,15 +3,16 @@ import type { Metrics } from '../../observe/metrics.js'
 import type { Batcher } from '../../transfer/batcher.js'
 import type { CallScope } from '../../transfer/call-scope.js'
 import type { LoadedFolder, NativeSegments, PolledFolder } from '../../transfer/native-binding.js'
-import { Op, Status } from '../../transfer/protocol.js'
-import { TransferRequest, type RequestResult } from '../../transfer/transfer-request.js'
+import { Op, Status, TOMBSTONES_MAX } from '../../transfer/protocol.js'
+import { TransferRequest } from '../../transfer/transfer-request.js'
+import { bytesOf } from '../../keys/utf8.js'
 import { makePolicy } from '../policies/policies.js'
 import type { StoreSettings } from '../store-parts.js'
 import { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
 import { SegmentSpace } from './segment-space.js'
 import { RECORD_BYTES, SlotRecord } from './slot-record.js'
-import { TombstoneHold } from './tombstone-hold.js'
+import { TombstonesHold, type Tombstone } from './tombstones-hold.js'
 
 /** How often the other writers' changes are read: their pages are seen within 50 ms. */
 const POLL_EVERY_MS = 40
@@ -66,6 +67,8 @@ interface Followed { sequence: number; readonly segments: Map<number, Segment> }
 /** The segments of one storage directory: the pages of this writer, which it places and gives up, and those of the others, which it follows. */
 export class SegmentDirectory {
   readonly opened: OpenedSegments
+  /** The name of its own folder below the storage directory. */
+  readonly folderBytes: Uint8Array
   readonly index = new PageIndex()
   readonly space: SegmentSpace
   readonly #o: SegmentDirectoryOptions
@@ -81,18 +84,19 @@ export class SegmentDirectory {
   #adoptAt = 0
   #writtenAt = 0
   #stopped = false
-  /** Of the tombstones that go in this turn. */
-  #tombstones: CallScope | null = null
+  /** Those that go in this turn. */
+  #tombstones: TombstonesHold | null = null
 
   constructor(options: SegmentDirectoryOptions) {
     this.#o = options
     this.opened = options.opened
     const { opened, settings, metrics, logger, batcher } = options
     const { native, directory, path, folder, direct, totalBytes } = opened
+    this.folderBytes = new Uint8Array(bytesOf(`segments/${folder}`))
     this.space = new SegmentSpace({
       native, directory, path, folder, direct, totalBytes, capacity: settings.capacity, segmentBytes: settings.segmentBytes, leaseMs: settings.leaseMs,
       policy: () => makePolicy(settings.evictionPolicy), index: this.index, metrics, logger,
-      entomb: (segment, slot, done) => { this.#entomb(segment, slot, done) },
+      entomb: tombstone => { this.#entomb(tombstone) },
       wake: () => { batcher.pumpSoon() },
       // Until they have been looked for nobody knows.
       othersLive: () => !this.#looked || this.#others.some(({ live }) => live),
@@ -340,24 +344,29 @@ export class SegmentDirectory {
     if (segment.own) this.space.classOf(segment.extentBytes).policy.remove(entry)
   }
 
-  #entomb(segment: Segment, slot: number, done: (written: boolean) => void): void {
-    let scope = this.#tombstones
-    if (!scope) {
-      // One clock for all that go in one turn: a timer each would cost more than the record.
-      const fresh = scope = this.#tombstones = this.#o.scope()
+  /** All of one turn go together: a request each would cost more than the records. */
+  #entomb(tombstone: Tombstone): void {
+    let hold = this.#tombstones
+    if (!hold) {
+      const fresh = hold = this.#tombstones = new TombstonesHold(this.folderBytes, this)
       queueMicrotask(() => {
-        this.#tombstones = null
-        fresh.watch(this.#o.batcher.cancel)
+        if (this.#tombstones === fresh) this.#bury()
       })
     }
-    this.#o.batcher.submit(new TransferRequest({
-      op: Op.recordWrite, flags: 0, directory: this.opened.directory, storedKey: segment.name, memory: NO_MEMORY, length: 0, meta: NO_META, scope,
-      storage: new TombstoneHold(segment, slot, this, done), onResult: this.#onTombstone
-    }))
+    hold.add(tombstone)
+    if (hold.size === TOMBSTONES_MAX) this.#bury()
   }
 
-  readonly #onTombstone = (result: RequestResult): void => {
-    if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed')
+  #bury(): void {
+    const storage = this.#tombstones!
+    this.#tombstones = null
+    const scope = this.#o.scope()
+    this.#o.batcher.submit(new TransferRequest({
+      op: Op.tombstones, flags: 0, directory: this.opened.directory, storedKey: 'tombstones', memory: NO_MEMORY, length: 0, meta: NO_META, scope, storage, onResult: result => {
+        if (result.failure === null && result.status !== Status.ok) this.#o.metrics.count('tombstones_failed', storage.size)
+      }
+    }))
+    scope.watch(this.#o.batcher.cancel)
   }
 }
 

@@ -5,6 +5,7 @@ import type { EvictionPolicy } from '../policies/eviction-policy.js'
 import type { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
 import { SizeClass, type TakenSlot } from './size-class.js'
+import type { Tombstone } from './tombstones-hold.js'
 
 const MIB = 2 ** 20
 const GIB = 2 ** 30
@@ -15,9 +16,12 @@ const SEGMENT_BYTES_MAX = GIB
 const SEGMENTS_MIN = 16
 /** Without a capacity, this share of the file system stays free. */
 const FREE_SHARE = 0.1
-/** Slots that are emptied before anybody asks for them, so that writes need not wait for tombstones: this share of a class, at most so many. */
+/**
+ * Slots that are emptied before anybody asks for them, so that writes need not wait for tombstones: this share of a class, at most so many. When half of them are used up, as
+ * many are emptied at once: what goes together often lay together, and so does what comes next, which the device likes.
+ */
 const READY_SHARE = 1 / 32
-const READY_SLOTS_MAX = 128
+const READY_SLOTS_MAX = 256
 /** Pages that are given up at once when there is no slot at all: a 16th of the class, at most this many. */
 const EVICT_AT_ONCE = 64
 /** After it was told that there is no room, the directory is asked again this much later, then after twice as long, up to the second one. */
@@ -46,8 +50,8 @@ export interface SegmentSpaceOptions {
   readonly index: PageIndex
   readonly metrics: Metrics
   readonly logger: Logger
-  /** Writes a tombstone of the slot's next generation; calls back when it is through. */
-  readonly entomb: (segment: Segment, slot: number, done: (written: boolean) => void) => void
+  /** Writes a tombstone of the slot's next generation, and says when it is through. */
+  readonly entomb: (tombstone: Tombstone) => void
   /** There may be room now. */
   readonly wake: () => void
   /** Do other writers live that could give space back? */
@@ -146,7 +150,7 @@ export class SegmentSpace {
   entomb(entry: number, written?: (ok: boolean) => void): void {
     const { index } = this.#o
     const segment = index.segment(entry)
-    this.#entomb(this.#stateOf(segment.extentBytes), segment, index.slot(entry), () => { this.entombed(entry) }, written)
+    this.#entomb(this.#stateOf(segment.extentBytes), segment, index.slot(entry), entry, written)
   }
 
   /** The tombstone of a page that begin() hid is written. */
@@ -158,7 +162,7 @@ export class SegmentSpace {
 
   /** A slot whose record may say anything: a write that ended nobody knows how, an older copy of a page. */
   bury(segment: Segment, slot: number): void {
-    this.#entomb(this.#stateOf(segment.extentBytes), segment, slot, () => { this.giveBack(segment, slot) })
+    this.#entomb(this.#stateOf(segment.extentBytes), segment, slot, -1)
   }
 
   /** A read of the page is over. */
@@ -210,8 +214,9 @@ export class SegmentSpace {
       return
     }
     if (performance.now() >= this.#askAt) this.#grow(state)
-    const missing = Math.min(READY_SLOTS_MAX, Math.ceil(cls.slots * READY_SHARE)) - cls.freeSlots - state.dying
-    if (missing > 0) this.#evict(state, missing)
+    const ready = cls.freeSlots + state.dying
+    const wanted = Math.min(READY_SLOTS_MAX, Math.ceil(cls.slots * READY_SHARE))
+    if (2 * ready <= wanted) this.#evict(state, wanted - ready)
   }
 
   #makeRoom(state: ClassState): 'wait' | { readonly refused: string } {
@@ -296,18 +301,23 @@ export class SegmentSpace {
     this.#reassign(donor, state)
   }
 
-  #entomb(state: ClassState, segment: Segment, slot: number, then: () => void, written?: (ok: boolean) => void): void {
+  /** `entry`: of the page that was in the slot, -1 = none. */
+  #entomb(state: ClassState, segment: Segment, slot: number, entry: number, written?: (ok: boolean) => void): void {
     state.dying++
-    this.#o.entomb(segment, slot, ok => {
-      state.dying--
-      written?.(ok)
-      if (ok) then()
-      else if (!this.#closed) {
-        // The slot stays out of use: what is on the disk may still call it a page.
-        this.#unburied.push(() => { this.#entomb(state, segment, slot, then) })
-        this.#later(ASK_AGAIN_MS)
+    this.#o.entomb({
+      segment, slot, ended: ok => {
+        state.dying--
+        written?.(ok)
+        if (ok) {
+          if (entry >= 0) this.entombed(entry)
+          else this.giveBack(segment, slot)
+        } else if (!this.#closed) {
+          // The slot stays out of use: what is on the disk may still call it a page.
+          this.#unburied.push(() => { this.#entomb(state, segment, slot, entry) })
+          this.#later(ASK_AGAIN_MS)
+        }
+        this.#o.wake()
       }
-      this.#o.wake()
     })
   }
 

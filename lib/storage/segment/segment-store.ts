@@ -191,7 +191,7 @@ export class SegmentStore implements PageStore {
     const pending = storedKeys.map(storedKey => new Promise<boolean>(resolve => {
       const number = this.#layout.directoryOf(storedKey)
       this.#o.batcher.submit(new TransferRequest({
-        op: Op.recordWrite, role: 'delete', flags: 0, directory: number, storedKey, memory: { kind: 'none' }, length: 0, meta: NO_META, scope,
+        op: Op.tombstones, role: 'delete', flags: 0, directory: number, storedKey, memory: { kind: 'none' }, length: 0, meta: NO_META, scope,
         storage: new DeleteHold(this.#directories[number]!, this.#digestOf(storedKey)),
         onResult: result => {
           const done = result.failure === null && result.status === Status.ok

@@ -122,14 +122,6 @@ export class SlotRecord implements ExpectedRecord {
     return at + RECORD_BYTES
   }
 
-  /** Writes a tombstone, 512 bytes at `into[at]`; answers where it ends. Its own checksum is 0: native code fills it in. */
-  static encodeTombstone(place: SlotPlace, into: Uint8Array, at = 0): number {
-    const record = Buffer.from(into.buffer, into.byteOffset + at, RECORD_BYTES)
-    record.fill(0)
-    head(record, STATE_EVICTED, place)
-    return at + RECORD_BYTES
-  }
-
   /** Writes the bytes 8 to 55 of a page's record, 48 at `into[at]`: what a read of a foreign page is compared with. Answers where they end. */
   static encodeExpected(expected: ExpectedRecord, into: Uint8Array, at = 0): number {
     const bytes = Buffer.from(into.buffer, into.byteOffset + at, EXPECTED_BYTES)

@@ -1,11 +1,11 @@
 import { Field, Flag, Status } from '../../transfer/protocol.js'
 import type { Admission, StorageHold } from '../../transfer/storage-hold.js'
 import type { TransferRequest } from '../../transfer/transfer-request.js'
+import { encodeSlot } from './encode-slot.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
 import { RECORD_BYTES, SlotRecord } from './slot-record.js'
 import type { TakenSlot } from './size-class.js'
-import { encodeSlot } from './tombstone-hold.js'
 
 const CHECKSUM_BYTES = 8
 
