@@ -2,8 +2,10 @@ const MIB = 1024 * 1024
 
 /** The least window: about one batch (128 pages of 64 KiB), so that a batch does not wait for the half of itself. */
 export const WINDOW_BYTES_MIN = 8 * MIB
-/** Three such batches. */
-export const WINDOW_BYTES_START = 24 * MIB
+/** And never less than the device moves in this time, which is what a batch's answer and the next batch take on a busy machine: noise must not make the device run dry. */
+export const WINDOW_MS_MIN = 12
+/** Four such batches. */
+export const WINDOW_BYTES_START = 32 * MIB
 /** The cap. Ten times what a fast NVMe drive needs; more only makes reads wait. */
 export const WINDOW_BYTES_MAX = 64 * MIB
 
@@ -45,6 +47,8 @@ export class TransferWindow {
   #before = 0
   #tried = 0
   #limited = false
+  /** Bytes that ended since something waited for the window. */
+  #loose = 0
   /** Bytes that were under way under another size, and are not measured. */
   #settling: number
   #epochBytes = 0
@@ -66,13 +70,14 @@ export class TransferWindow {
 
   /** A batch of `bytes` ended at `now` (milliseconds). */
   ended(bytes: number, now: number): void {
-    if (!this.#limited) {
-      // Without a queue behind it, the window was not what set the pace.
+    this.#loose = this.#limited ? 0 : this.#loose + bytes
+    this.#limited = false
+    if (this.#loose >= this.bytes) {
+      // A whole window without a queue behind it: it was not what set the pace. (Batches that end together do not ask for it each.)
       this.#phase = 'resting'
       this.#restart()
       return
     }
-    this.#limited = false
     if (this.#settling > 0) {
       this.#settling -= bytes
       this.#epochStart = now
@@ -127,7 +132,8 @@ export class TransferWindow {
   /** The size to try: in the direction that was good last, or in the other one at either end. */
   #next(): number {
     const up = Math.min(this.#cap, Math.ceil(this.#found * STEP))
-    const down = Math.max(this.#floor, Math.floor(this.#found / STEP))
+    const least = Math.min(this.#found, Math.max(this.#floor, Math.floor(this.#before * WINDOW_MS_MIN)))
+    const down = Math.max(least, Math.floor(this.#found / STEP))
     if (this.#grow ? up === this.#found : down === this.#found) this.#grow = !this.#grow
     return this.#grow ? up : down
   }
