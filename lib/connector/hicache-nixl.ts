@@ -9,7 +9,7 @@ import { DTYPES, describe, elementsOf, isDType, type DType } from '../memory/dty
 import { defaultArenaBytes } from '../memory/memory-limit.js'
 import { NixlRegistration, isShared, type NixlTuple, type Registrable } from '../memory/nixl-registration.js'
 import type { Pinnable } from '../memory/pinnable.js'
-import { hostMemory, quote, type HostMemory, type Source, type Target, type Tensor } from '../memory/tensor.js'
+import { hostMemory, quote, type Source, type Target, type Tensor } from '../memory/tensor.js'
 import { traceTransfer, type TransferContext } from '../observe/channels.js'
 import { Health, type HealthReport } from '../observe/health.js'
 import { silentLogger, type Logger } from '../observe/logger.js'
@@ -435,31 +435,25 @@ export class HiCacheNixl implements AsyncDisposable {
     return this.#call(options, () => {
       const scope = this.#scope(options)
       checkPages(pages)
-      const taken = this.#placed('copy-in', [...pages].map(page => {
-        if (!Array.isArray(page)) throw new HiCacheError('ERR_ARGUMENT', `A page to write is [key, source]; got ${describe(page)}.`)
-        const [key, source] = page as unknown as readonly [string, Source]
-        return { key, storedKey: named ? key : this.#storedKey(key), memory: hostMemory(source, 'source', key) }
-      }))
-      const context: TransferContext = { op: 'write', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + memory.bytes.byteLength, 0) }
+      const taken = taking(pages, page => this.#takeWrite(page, named))
+      const context: TransferContext = { op: 'write', pages: taken.length, bytes: taken.reduce((sum, { length }) => sum + length, 0) }
       return traceTransfer('write', context, async () => {
         const outcomes = await new Promise<WriteOutcome[]>(resolve => {
           const settled = new Array<WriteOutcome>(taken.length)
           let left = taken.length
           if (left === 0) resolve(settled)
-          const began = performance.now()
           const end = (i: number, outcome: WriteOutcome): void => {
-            const { memory, place } = taken[i]!
-            place.release()
+            const { pinned, length } = taken[i]!
+            pinned?.unpin()
             settled[i] = outcome
-            this.#metrics.page('write', outcome.status, memory.bytes.byteLength, (performance.now() - began) / 1000)
+            this.#metrics.page('write', outcome.status, length, (performance.now() - scope.madeAt) / 1000)
             if (--left === 0) resolve(settled)
           }
           if (this.#names.backupSkip) {
-            taken.forEach(({ key, memory }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: memory.bytes.byteLength }) })
+            taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
             return
           }
-          this.#store.write(scope, taken.map(({ key, storedKey, memory: { dtype, shape, bytes }, place }): PageToWrite =>
-            ({ key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: bytes.byteLength, memory: place.memory })), stride, end)
+          this.#store.write(scope, taken, stride, end)
           this.#watchScope(scope)
         })
         context.outcomes = tally(outcomes)
@@ -472,27 +466,22 @@ export class HiCacheNixl implements AsyncDisposable {
     return this.#call(options, () => {
       const scope = this.#scope(options)
       checkPages(pages)
-      const taken = this.#placed('copy-out', [...pages].map(page => {
-        const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
-        return { key, storedKey: named ? key : this.#storedKey(key), target, memory: target === undefined ? null : hostMemory(target, 'target', key) }
-      }))
-      const context: TransferContext = { op: 'read', pages: taken.length, bytes: taken.reduce((sum, { memory }) => sum + (memory?.bytes.byteLength ?? 0), 0) }
+      const taken = taking(pages, page => this.#takeRead(page, into, named))
+      const context: TransferContext = { op: 'read', pages: taken.length, bytes: taken.reduce((sum, { host }) => sum + (host?.bytes.byteLength ?? 0), 0) }
       return traceTransfer('read', context, async () => {
         let bytes = 0
         const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
           const settled = new Array<ReadOutcome<Target>>(taken.length)
           let left = taken.length
           if (left === 0) resolve(settled)
-          const began = performance.now()
           const end = (i: number, outcome: ReadOutcome<Target>, length: number): void => {
-            taken[i]!.place.release()
+            taken[i]!.pinned?.unpin()
             settled[i] = outcome
             bytes += outcome.ok ? length : 0
-            this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - began) / 1000)
+            this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
             if (--left === 0) resolve(settled)
           }
-          this.#store.read(scope, taken.map(({ key, storedKey, target, memory, place }): PageToRead =>
-            ({ key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host: memory, memory: memory ? place.memory : { kind: into } })), stride, end)
+          this.#store.read(scope, taken, stride, end)
           this.#watchScope(scope)
         })
         context.outcomes = tally(outcomes)
@@ -502,34 +491,49 @@ export class HiCacheNixl implements AsyncDisposable {
     })
   }
 
-  /** Finds a place for each page's bytes, and pins it: from the call on, not only once its turn comes. Either all of them or, with an error, none. */
-  #placed<T extends { readonly key: string; readonly memory: HostMemory | null }>(copy: 'copy-in' | 'copy-out', pages: readonly T[]): (T & { readonly place: Place })[] {
-    const taken: (T & { readonly place: Place })[] = []
-    try {
-      for (const page of pages) taken.push({ ...page, place: page.memory ? this.#placeFor(page.memory.bytes, copy, page.key) : NO_PLACE })
-    } catch (error) {
-      for (const { place } of taken) place.release()
-      throw error
-    }
-    return taken
+  #takeWrite(page: readonly [string, Source], named: boolean): Pinned<PageToWrite> {
+    if (!Array.isArray(page)) throw new HiCacheError('ERR_ARGUMENT', `A page to write is [key, source]; got ${describe(page)}.`)
+    const [key, source] = page as unknown as readonly [string, Source]
+    const storedKey = named ? key : this.#storedKey(key)
+    const { bytes, dtype, shape } = hostMemory(source, 'source', key)
+    return this.#place({ key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: bytes.byteLength, memory: NO_MEMORY, pinned: null }, bytes, 'copy-in')
   }
 
-  /** Where a view's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. */
-  #placeFor(bytes: Uint8Array, copy: 'copy-in' | 'copy-out', key: string): Place {
+  #takeRead(page: string | readonly [string, Target | undefined], into: 'fresh' | 'arena', named: boolean): Pinned<PageToRead> {
+    const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
+    const storedKey = named ? key : this.#storedKey(key)
+    const host = target === undefined ? null : hostMemory(target, 'target', key)
+    const taken: Pinned<PageToRead> = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host, memory: into === 'fresh' ? FRESH : INTO_ARENA, pinned: null }
+    return host ? this.#place(taken, host.bytes, 'copy-out') : taken
+  }
+
+  /**
+   * Finds where a page's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. And pins them: from the call on, not only once its turn comes.
+   */
+  #place<Page extends PageToWrite | PageToRead>(page: Pinned<Page>, bytes: Uint8Array, copy: 'copy-in' | 'copy-out'): Pinned<Page> {
     const inArena = bytes.buffer === this.#arena.buffer as ArrayBufferLike
-    if (inArena || isShared(bytes.buffer)) {
+    if (this.#registrations.size > 0 && (inArena || isShared(bytes.buffer))) {
       // First the registrations: a pool in the arena stays registered when the tensor that it was made of is released.
       for (const registration of this.#registrations) {
         const at = registration.find(bytes)
         if (!at) continue
         const aligned = bytes.byteLength % BLOCK_BYTES === 0 && Number(at.address % BigInt(BLOCK_BYTES)) === 0
-        return pinned(registration, aligned ? { kind: 'direct', region: at.region, offset: at.offset, owner: registration, bytes } : { kind: copy, bytes })
+        page.memory = aligned ? { kind: 'direct', region: at.region, offset: at.offset, owner: registration, bytes } : { kind: copy, bytes }
+        page.pinned = registration
+        registration.pin()
+        return page
       }
     }
-    if (!inArena) return { memory: { kind: copy, bytes }, release: () => {} }
-    const slot = this.#arenaSlot(bytes, key)
+    if (!inArena) {
+      page.memory = { kind: copy, bytes }
+      return page
+    }
+    const slot = this.#arenaSlot(bytes, page.key)
     const aligned = bytes.byteOffset % BLOCK_BYTES === 0 && (bytes.byteLength % BLOCK_BYTES === 0 || bytes.byteOffset + bytes.byteLength === slot.offset + slot.bytes)
-    return pinned(slot, aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot, bytes } : { kind: copy, bytes })
+    page.memory = aligned ? { kind: 'direct', region: this.#arena.region, offset: bytes.byteOffset, owner: slot, bytes } : { kind: copy, bytes }
+    page.pinned = slot
+    slot.pin()
+    return page
   }
 
   /** `key`: whose memory it is; null: the memory pool's. */
@@ -663,14 +667,23 @@ export class HiCacheNixl implements AsyncDisposable {
   }
 }
 
-/** Where a page's bytes lie, pinned until release(). */
-interface Place { readonly memory: RequestMemory; readonly release: () => void }
+/** A page of a call: its memory is pinned until unpin(). */
+type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: Pinnable | null }
 
-const NO_PLACE: Place = { memory: { kind: 'none' }, release: () => {} }
+const NO_MEMORY: RequestMemory = { kind: 'none' }
+const FRESH: RequestMemory = { kind: 'fresh' }
+const INTO_ARENA: RequestMemory = { kind: 'arena' }
 
-function pinned(owner: Pinnable, memory: RequestMemory): Place {
-  owner.pin()
-  return { memory, release: () => { owner.unpin() } }
+/** Takes every page, or, with an error, none: the arguments of a call are checked before anything starts. */
+function taking<From, Page extends { readonly pinned: Pinnable | null }>(pages: Iterable<From>, take: (page: From) => Page): Page[] {
+  const taken: Page[] = []
+  try {
+    for (const page of pages) taken.push(take(page))
+  } catch (error) {
+    for (const { pinned } of taken) pinned?.unpin()
+    throw error
+  }
+  return taken
 }
 
 /** Memory that the kernel never gave back. */

@@ -59,6 +59,9 @@ export function hostMemory(value: unknown, what: 'source' | 'target', key: strin
 
 /** A byte view of fixed length: on a buffer that shrinks or is detached later it becomes empty, which the copy checks for. */
 function bytesOf(view: NodeJS.ArrayBufferView): Uint8Array {
+  // Most are that already. Not those that grow with their buffer.
+  const { buffer } = view as { buffer: { resizable?: boolean; growable?: boolean } }
+  if (view.constructor === Uint8Array && buffer.resizable !== true && buffer.growable !== true) return view
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 }
 

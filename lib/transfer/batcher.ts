@@ -70,8 +70,9 @@ export class Batcher {
   #answers: { readonly request: TransferRequest; readonly by: TransferRequest }[] = []
   /** Requests that no queue knows: they wait for another's result, or with theirs until others have their copies. */
   readonly #parked = new Set<TransferRequest>()
-  readonly #inFlight = new Set<TransferRequest>()
-  /** Requests that went to a worker, and whose storage has not heard how they ended. */
+  /** Batches that are with a worker. */
+  readonly #batches = new Set<readonly TransferRequest[]>()
+  /** Requests whose batch is over, but the kernel still has them, and their storage has not heard how they ended. */
   readonly #holding = new Set<TransferRequest>()
   readonly #idleWaiters: (() => void)[] = []
   readonly #roomWaiters: { readonly bytes: number; readonly resolve: () => void }[] = []
@@ -127,7 +128,7 @@ export class Batcher {
 
   /** To whoever can answer the request: a write or a read of its page that is under way, else storage. */
   #route(request: TransferRequest): void {
-    this.#parked.delete(request)
+    if (this.#parked.size > 0) this.#parked.delete(request)
     if (!request.shareable) return this.#enqueue(request)
     const by = this.#traffic.lastMutation(request.storedKey)
     if (by) {
@@ -207,7 +208,7 @@ export class Batcher {
   pending(): TransferRequest[] {
     const all = new Set<TransferRequest>()
     for (const lane of this.#lanes) for (const request of lane.waiting()) all.add(request)
-    for (const request of this.#inFlight) if (!request.settled) all.add(request)
+    for (const batch of this.#batches) for (const request of batch) if (!request.settled) all.add(request)
     for (const request of this.#traffic.mutations()) all.add(request)
     for (const request of this.#copyOuts.requests()) if (!request.settled) all.add(request)
     for (const request of this.#parked) all.add(request)
@@ -222,7 +223,8 @@ export class Batcher {
     for (const waiter of this.#roomWaiters.splice(0)) waiter.resolve()
     if (this.#overdueTimer) clearTimeout(this.#overdueTimer)
     const leaked = this.#quarantine.close()
-    for (const request of this.#holding) {
+    for (const request of [...this.#holding, ...[...this.#batches].flat()]) {
+      if (request.storageEnded) continue
       const untouched = request.word >= 0 && this.#o.words.cancel(request.word)
       this.#endStorage(request, untouched ? 'untouched' : request.nativeEnd ?? 'unknown')
     }
@@ -401,8 +403,6 @@ export class Batcher {
     request.scope.admitted++
     request.word = this.#o.words.take()
     request.dispatched = true
-    if (!request.storageEnded) this.#holding.add(request)
-    this.#inFlight.add(request)
     this.#bytesInFlight += request.length
     this.#requestsInFlight++
     lane.bytesInFlight += request.length
@@ -415,6 +415,7 @@ export class Batcher {
     const { descriptors, blob, wantMetas } = this.#encoder.encode(requests)
     lane.batchesInFlight++
     queue.batchesInFlight++
+    this.#batches.add(requests)
     const started = performance.now()
     this.#o.pool.transfer(descriptors, blob, wantMetas).then(
       answer => this.#finish(lane, queue, requests, answer, started),
@@ -429,6 +430,7 @@ export class Batcher {
   }
 
   #finish(lane: DirectoryLane, queue: LaneQueue, requests: readonly TransferRequest[], answer: BatchResult, started: number): void {
+    this.#batches.delete(requests)
     lane.batchesInFlight--
     queue.batchesInFlight--
     let written = 0
@@ -439,6 +441,8 @@ export class Batcher {
       const base = i * RESULT_STRIDE
       const status = answer.results[base + ResultField.status]!
       const end = status === Status.cancelled ? 'untouched' : status
+      const { storage } = request
+      if (storage?.takeMeta && answer.metas.length > 0) storage.takeMeta(answer.metas, i * META_BYTES_MAX)
       // Given up before, and off the books since.
       if (request.word < 0) {
         this.#nativeEnded(request, end)
@@ -462,7 +466,7 @@ export class Batcher {
       if (request.role === 'write') written += request.length
       const result: RequestResult & { failure: null } = {
         failure: null, status, errno: answer.results[base + ResultField.errno]!, length: answer.results[base + ResultField.length]!,
-        meta: request.storage?.pageMeta ?? (answer.metas.length > 0 ? answer.metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null), bytes: null, slot: null
+        meta: storage ? storage.pageMeta ?? null : answer.metas.length > 0 ? answer.metas.subarray(i * META_BYTES_MAX, (i + 1) * META_BYTES_MAX) : null, bytes: null, slot: null
       }
       this.#deliver(request, result)
     }
@@ -481,9 +485,10 @@ export class Batcher {
     const { kind } = request.memory
     // A slot of our own can stay until all have copied from it. What becomes the caller's when it settles does not settle before.
     const caller = kind === 'direct' || kind === 'arena'
+    const joiners = good && request.role === 'read' ? this.#traffic.left(request) : null
+    if (!joiners) return this.#deliverOwn(request, result, good)
     let open = 0
     const onEnd = (): void => { if (--open === 0 && !request.settled) this.#deliverOwn(request, result, good) }
-    const joiners = good ? this.#traffic.left(request) : []
     const { slot } = request
     if (!caller) this.#deliverOwn(request, result, good)
     for (const joiner of joiners) {
@@ -607,6 +612,7 @@ export class Batcher {
 
   /** The batch never answered: its worker died. */
   #lost(lane: DirectoryLane, queue: LaneQueue, requests: readonly TransferRequest[], error: unknown): void {
+    this.#batches.delete(requests)
     lane.batchesInFlight--
     queue.batchesInFlight--
     const failure = HiCacheError.is(error) ? error : new HiCacheError('ERR_WORKER', String(error))
@@ -627,19 +633,15 @@ export class Batcher {
 
   /** Takes the request off the books of what is in flight. Memory that is not free goes into quarantine, and stays on the books of its directory. */
   #land(lane: DirectoryLane, request: TransferRequest, free: boolean): void {
-    this.#inFlight.delete(request)
     this.#bytesInFlight -= request.length
     this.#requestsInFlight--
     lane.queueOf(request).bytesInFlight -= request.length
     // Not so what the kernel keeps: one page that hangs must not close the window for all that follow.
     if (request.role === 'write') lane.writeBytesInFlight -= request.length
-    const landLane = (): void => {
-      lane.bytesInFlight -= request.length
-      lane.requestsInFlight--
-    }
     if (free) {
       this.#o.words.giveBack(request.word)
-      landLane()
+      lane.bytesInFlight -= request.length
+      lane.requestsInFlight--
     } else {
       const { pinned } = request
       if (request.slot) this.#stagedBytesInFlight -= request.length
@@ -647,7 +649,8 @@ export class Batcher {
       request.pinned = null
       request.quarantined = true
       this.#quarantine.add(request.word, pinned, request.length, () => {
-        landLane()
+        lane.bytesInFlight -= request.length
+        lane.requestsInFlight--
         request.quarantined = false
         // Its batch may still wait for others, and knows how it ended.
         if (request.nativeEnd !== null) this.#endStorage(request, request.nativeEnd)
@@ -662,10 +665,11 @@ export class Batcher {
   #nativeEnded(request: TransferRequest, how: 'untouched' | 'unknown' | number): void {
     request.nativeEnd = how
     if (!request.quarantined) this.#endStorage(request, how)
+    else if (!request.storageEnded) this.#holding.add(request)
   }
 
   #endStorage(request: TransferRequest, how: 'untouched' | 'unknown' | number): void {
-    this.#holding.delete(request)
+    if (this.#holding.size > 0) this.#holding.delete(request)
     request.endStorage(how)
   }
 
@@ -691,13 +695,18 @@ export class Batcher {
     if (request.word < 0) this.#unpin(request)
     this.#unsettled--
     if (!request.dispatched) request.endStorage('untouched')
-    this.#parked.delete(request)
+    if (this.#parked.size > 0) this.#parked.delete(request)
     if (isMutation(request)) {
       const next = this.#traffic.mutated(request)
       if (next) this.#enqueue(next)
     }
-    const joiners = request.role === 'read' ? this.#traffic.left(request) : []
+    const joiners = request.role === 'read' ? this.#traffic.left(request) : null
     request.settle(result)
+    if (joiners) this.#settleJoiners(joiners, result)
+    if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
+  }
+
+  #settleJoiners(joiners: readonly TransferRequest[], result: RequestResult): void {
     for (const joiner of joiners) {
       // Its caller's deadline, signal or bad luck is not theirs: one of them goes itself, and the others join it.
       if (result.failure !== null) {
@@ -707,7 +716,6 @@ export class Batcher {
       this.#o.metrics.count('reads_joined')
       this.#settle(joiner, { ...result, bytes: null, slot: null })
     }
-    if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
   }
 
   #wakeRoomWaiters(): void {

@@ -14,6 +14,8 @@ export interface CallOptions {
 /** What the requests of one call share: deadline, signal, priority. One timer and one listener for the whole batch. */
 export class CallScope {
   readonly priority: 'foreground' | 'background'
+  /** Milliseconds of performance.now() at its making. */
+  readonly madeAt = performance.now()
   /** Requests of this call that were admitted: in `reject` mode the rest of a batch larger than the limit may wait for them. */
   admitted = 0
   readonly #requests: TransferRequest[] = []

@@ -4,8 +4,8 @@ import type { TransferRequest } from './transfer-request.js'
  * What is under way for each page: its writes and deletes, one after the other in the order of their calls, so that the last call wins; and the read that others of the same page may join.
  */
 export class PageTraffic {
-  /** Those that are not settled. The first is under way. */
-  readonly #mutations = new Map<string, TransferRequest[]>()
+  /** Those that are not settled; almost always one. Of several the first is under way. */
+  readonly #mutations = new Map<string, TransferRequest | TransferRequest[]>()
   readonly #readers = new Map<string, TransferRequest>()
 
   /** Writes and deletes that are not settled. */
@@ -14,25 +14,34 @@ export class PageTraffic {
   /** A write or delete comes. True: it may go; false: once those before it are settled. */
   mutate(request: TransferRequest): boolean {
     // A read that began before it may bring what was there before: nobody who comes after it may have that.
-    this.#readers.delete(request.storedKey)
+    if (this.#readers.size > 0) this.#readers.delete(request.storedKey)
     const line = this.#mutations.get(request.storedKey)
-    if (line) line.push(request)
-    else this.#mutations.set(request.storedKey, [request])
-    return !line
+    if (line === undefined) this.#mutations.set(request.storedKey, request)
+    else if (Array.isArray(line)) line.push(request)
+    else this.#mutations.set(request.storedKey, [line, request])
+    return line === undefined
   }
 
   /** A write or delete is settled. Answers the one that may go now, if there is one. */
   mutated(request: TransferRequest): TransferRequest | null {
     const line = this.#mutations.get(request.storedKey)
-    const place = line?.indexOf(request) ?? -1
-    if (!line || place < 0) return null
+    if (line === request) {
+      this.#mutations.delete(request.storedKey)
+      return null
+    }
+    if (!Array.isArray(line)) return null
+    const place = line.indexOf(request)
+    if (place < 0) return null
     line.splice(place, 1)
-    if (line.length === 0) this.#mutations.delete(request.storedKey)
-    return place === 0 ? line[0] ?? null : null
+    if (line.length === 1) this.#mutations.set(request.storedKey, line[0]!)
+    return place === 0 ? line[0]! : null
   }
 
   /** The write or delete that says what the page will be. */
-  lastMutation(storedKey: string): TransferRequest | null { return this.#mutations.size === 0 ? null : this.#mutations.get(storedKey)?.at(-1) ?? null }
+  lastMutation(storedKey: string): TransferRequest | null {
+    const line = this.#mutations.size === 0 ? undefined : this.#mutations.get(storedKey)
+    return Array.isArray(line) ? line.at(-1)! : line ?? null
+  }
 
   /** The read of the same bytes that `request` may join. Null: there is none; then it goes itself, and others may join it. */
   join(request: TransferRequest): TransferRequest | null {
@@ -42,16 +51,23 @@ export class PageTraffic {
       return leader
     }
     // Not while a write is under way: whoever comes after that write must not get what was there before it.
-    if (!this.#mutations.has(request.storedKey)) this.#readers.set(request.storedKey, request)
+    if (this.#mutations.size === 0 || !this.#mutations.has(request.storedKey)) {
+      this.#readers.set(request.storedKey, request)
+      request.leads = true
+    }
     return null
   }
 
-  /** Nobody may join the read any more. Answers those who did and still wait. */
-  left(leader: TransferRequest): TransferRequest[] {
-    if (this.#readers.get(leader.storedKey) === leader) this.#readers.delete(leader.storedKey)
+  /** Nobody may join the read any more. Answers those who did and still wait, null when nobody does. */
+  left(leader: TransferRequest): TransferRequest[] | null {
+    if (leader.leads) {
+      leader.leads = false
+      if (this.#readers.get(leader.storedKey) === leader) this.#readers.delete(leader.storedKey)
+    }
     const { joiners } = leader
+    if (!joiners) return null
     leader.joiners = null
-    return joiners?.filter(joiner => !joiner.settled) ?? []
+    return joiners.filter(joiner => !joiner.settled)
   }
 }
 

@@ -8,6 +8,8 @@ export type Admission = 'go' | 'wait' | { readonly refused: string } | { readonl
 export interface StorageHold {
   /** Takes what the request needs, before memory is taken. Asked again after 'wait', never after anything else. */
   admit(): Admission
+  /** Takes what native code answers beside the status (META_BYTES_MAX at `metas[at]`), before ended() is called: the checksum of a segmentWrite. */
+  takeMeta?(metas: Uint8Array, at: number): void
   /** The page's meta, for reads: what their results carry, as segmentRead answers none. Asked once the result is there. */
   readonly pageMeta?: Uint8Array | null
   /** Bytes of the blob that encode() takes at most. */

@@ -34,6 +34,9 @@ export type RequestResult =
       readonly bytes: Uint8Array | null; readonly slot: Slot | null }
   | { readonly failure: 'timeout' | 'cancelled' | 'rejected' | 'failed'; readonly error: HiCacheError }
 
+/** Hears how a request ended. With the request, so that one function can listen to many: a closure a page is memory that the collector has to carry. */
+export type ResultListener = (result: RequestResult, request: TransferRequest) => void
+
 /** One page on its way. The batcher moves it; whoever made it hears once, by `onResult`. */
 export class TransferRequest {
   readonly op: number
@@ -57,7 +60,7 @@ export class TransferRequest {
   /** Only storage itself may answer it: no write that is under way, no other read. */
   readonly fromStorage: boolean
   readonly scope: CallScope
-  readonly #onResult: (result: RequestResult) => void
+  readonly #onResult: ResultListener
 
   /** Settled requests are skipped wherever they still lie. */
   settled = false
@@ -80,15 +83,15 @@ export class TransferRequest {
   quarantined = false
   /** How native code said that it ended. */
   nativeEnd: 'untouched' | 'unknown' | number | null = null
+  /** Others may join this read (PageTraffic knows it). */
+  leads = false
   /** Reads of the same bytes that wait for this one's. */
   joiners: TransferRequest[] | null = null
   #storageEnded = false
-  /** Milliseconds of performance.now() at its making. */
-  readonly madeAt: number
 
   constructor(init: {
     op: number; flags: number; directory: number; storedKey: string; key?: string; memory: RequestMemory; length: number; meta: Uint8Array; scope: CallScope
-    onResult: (result: RequestResult) => void
+    onResult: ResultListener
     storage?: StorageHold | null
     /** Default: by `op`; tombstones are `other`. */
     role?: RequestRole
@@ -107,9 +110,11 @@ export class TransferRequest {
     this.meta = init.meta
     this.scope = init.scope
     this.#onResult = init.onResult
-    this.madeAt = performance.now()
     this.scope.add(this)
   }
+
+  /** When it was asked for, in milliseconds of performance.now(). */
+  get madeAt(): number { return this.scope.madeAt }
 
   /** Does it need a staging slot? */
   get staged(): boolean {
@@ -136,7 +141,7 @@ export class TransferRequest {
     if (this.settled) return
     this.settled = true
     // First the result: what follows from it (a second read, of the right length) joins the call before the call counts as over.
-    this.#onResult(result)
+    this.#onResult(result, this)
     this.scope.settled()
   }
 }

@@ -92,9 +92,9 @@ export class BatcherRig {
     const results: RequestResult[] = []
     const request = new TransferRequest({
       op, flags: 0, directory: 0, storedKey, memory: { kind: 'none' }, length: 0, meta: new Uint8Array(0), scope: this.scope(), ...rest,
-      onResult: result => {
+      onResult: (result, request) => {
         results.push(result)
-        rest.onResult?.(result)
+        rest.onResult?.(result, request)
       }
     })
     this.batcher.submit(request)

@@ -39,7 +39,9 @@ export class PageDigest {
   readonly #words = new Int32Array(8)
   readonly #noWords = new Int32Array(8)
   #tail: string | null = null
-  #shared: { readonly tail: string; readonly bytes: Uint8Array | null } = { tail: '', bytes: null }
+  /** The scope that was asked for last, and its bytes. */
+  #sharedOf: Int32Array | null = null
+  #shared = new Uint8Array(SCOPE_BYTES)
   #scope: Int32Array = new Int32Array(DIGEST_WORDS)
 
   /**
@@ -75,39 +77,20 @@ export class PageDigest {
     }
   }
 
-  /** The scope of a stored key as its slot record holds it: 16 bytes from `out[at]` on. */
-  writeScope(storedKey: string, out: Uint8Array, at = 0): void {
-    let scope: Int32Array
-    if (storedKey.length >= HASH_DIGITS && this.#parse(storedKey)) {
-      this.#useTailOf(storedKey)
-      scope = this.#scope
-    } else {
-      scope = this.#scopeOfKey(storedKey)
+  /** ofStored(), and the scope of the key as its slot record holds it: 16 bytes. Scopes of page hashes with one tail are one object, which nobody may change. */
+  ofStoredWithScope(storedKey: string, out: Uint32Array, at = 0): Uint8Array {
+    if (storedKey.length < HASH_DIGITS || !this.#parse(storedKey)) {
+      const scope = this.#scopeOfKey(storedKey)
+      this.#mix(this.#noWords, scope, out, at)
+      return bytesOfWords(scope)
     }
-    for (let i = 0; i < DIGEST_WORDS; i++) {
-      const word = scope[i]!
-      out[at + 4 * i] = word
-      out[at + 4 * i + 1] = word >>> 8
-      out[at + 4 * i + 2] = word >>> 16
-      out[at + 4 * i + 3] = word >>> 24
+    this.#useTailOf(storedKey)
+    this.#mix(this.#words, this.#scope, out, at)
+    if (this.#sharedOf !== this.#scope) {
+      this.#sharedOf = this.#scope
+      this.#shared = bytesOfWords(this.#scope)
     }
-  }
-
-  /** Scopes of page hashes with one tail are one object, which nobody may change. */
-  sharedScopeOf(storedKey: string): Uint8Array {
-    if (storedKey.length < HASH_DIGITS || !this.#parse(storedKey)) return this.scopeOf(storedKey)
-    const { tail, bytes } = this.#shared
-    if (bytes !== null && storedKey.length === HASH_DIGITS + tail.length && storedKey.endsWith(tail)) return bytes
-    const fresh = this.scopeOf(storedKey)
-    this.#shared = { tail: storedKey.slice(HASH_DIGITS), bytes: fresh }
-    return fresh
-  }
-
-  /** The scope of a stored key, 16 new bytes. */
-  scopeOf(storedKey: string): Uint8Array {
-    const scope = new Uint8Array(SCOPE_BYTES)
-    this.writeScope(storedKey, scope)
-    return scope
+    return this.#shared
   }
 
   /** Reads the 64 digits in front of `text` (which has as many characters) into #words; false when they are not all lower-case hex. */
@@ -217,6 +200,14 @@ export class PageDigest {
     out[at + 2] = (x2 + s2) ^ (x6 + s6)
     out[at + 3] = (x3 + s3) ^ (x7 + s7)
   }
+}
+
+/** Little-endian. */
+function bytesOfWords(words: Int32Array): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(4 * words.length)
+  const view = new DataView(bytes.buffer)
+  for (let i = 0; i < words.length; i++) view.setInt32(4 * i, words[i]!, true)
+  return bytes
 }
 
 /** Makes room for one more: the entry least lately used (or, where nobody moves entries, put in) goes. */

@@ -2,6 +2,7 @@ import { Field, Flag, Status } from '../../transfer/protocol.js'
 import type { Admission, StorageHold } from '../../transfer/storage-hold.js'
 import type { TransferRequest } from '../../transfer/transfer-request.js'
 import { encodeSlot } from './encode-slot.js'
+import type { Landed } from './landed.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
 import { EXPECTED_BYTES, SlotRecord } from './slot-record.js'
@@ -9,9 +10,11 @@ import { EXPECTED_BYTES, SlotRecord } from './slot-record.js'
 const CHECKSUM_BYTES = 8
 
 /** A read of a page: pinned while it lasts, when it is ours; checked to be still the same before and after, when it is another writer's. */
-export class ReadHold implements StorageHold {
+export class ReadHold implements StorageHold, Landed {
+  readonly written = false
   readonly #directory: SegmentDirectory
-  readonly #digest: Uint32Array
+  readonly #digests: Uint32Array
+  readonly #digestAt: number
   /** The request that this is of; set once it is made. */
   request: TransferRequest | null = null
   pageMeta: Uint8Array | null = null
@@ -20,9 +23,11 @@ export class ReadHold implements StorageHold {
   slot = 0
   generation = 0
 
-  constructor(directory: SegmentDirectory, digest: Uint32Array) {
+  /** The page's digest: 4 words from `digests[digestAt]` on. */
+  constructor(directory: SegmentDirectory, digests: Uint32Array, digestAt = 0) {
     this.#directory = directory
-    this.#digest = digest
+    this.#digests = digests
+    this.#digestAt = digestAt
   }
 
   get encodedBytesMax(): number { return this.segment!.nameBytes.length + CHECKSUM_BYTES + EXPECTED_BYTES }
@@ -30,14 +35,14 @@ export class ReadHold implements StorageHold {
   /** The page is found at the last moment, so that what was written before it was asked for is there. */
   admit(): Admission {
     const { index } = this.#directory
-    const entry = index.find(this.#digest)
+    const entry = index.find(this.#digests, this.#digestAt)
     if (entry < 0) return { answer: Status.absent }
     const length = index.length(entry)
     if (length !== this.request!.length) return { answer: Status.length, length }
     const segment = index.segment(entry)
     if (segment.own && !index.pin(entry)) return { refused: 'the page is being read 65,535 times already' }
     if (!segment.own) this.request!.flags |= Flag.foreign
-    segment.lastUse = performance.now()
+    segment.lastUse = this.request!.madeAt
     this.entry = entry
     this.segment = segment
     this.slot = index.slot(entry)
@@ -51,17 +56,18 @@ export class ReadHold implements StorageHold {
     const { entry, slot } = this
     const segment = this.segment!
     const identity = encodeSlot(segment, slot, descriptors, base, blob, at)
-    const expected = {
-      segment: segment.id, slot, generation: this.generation, writtenAt: index.writtenAt(entry), fileOffset: segment.fileOffsetOf(slot), length: index.length(entry),
-      checksumLow: index.checksumLow(entry), checksumHigh: index.checksumHigh(entry)
-    }
-    const view = new DataView(blob.buffer, blob.byteOffset + identity, CHECKSUM_BYTES)
-    view.setUint32(0, expected.checksumLow, true)
-    view.setUint32(4, expected.checksumHigh, true)
+    const [checksumLow, checksumHigh] = [index.checksumLow(entry), index.checksumHigh(entry)]
+    SlotRecord.encodeChecksum(checksumLow, checksumHigh, blob, identity)
     descriptors[base + Field.recordOffset] = identity
     descriptors[base + Field.identityLength] = CHECKSUM_BYTES
-    descriptors[base + Field.metaLength] = segment.own ? 0 : EXPECTED_BYTES
-    return segment.own ? identity + CHECKSUM_BYTES : SlotRecord.encodeExpected(expected, blob, identity + CHECKSUM_BYTES)
+    if (segment.own) {
+      descriptors[base + Field.metaLength] = 0
+      return identity + CHECKSUM_BYTES
+    }
+    descriptors[base + Field.metaLength] = EXPECTED_BYTES
+    return SlotRecord.encodeExpected({
+      segment: segment.id, slot, generation: this.generation, writtenAt: index.writtenAt(entry), fileOffset: segment.fileOffsetOf(slot), length: index.length(entry), checksumLow, checksumHigh
+    }, blob, identity + CHECKSUM_BYTES)
   }
 
   /** Is the page that was read still the one of the index? */

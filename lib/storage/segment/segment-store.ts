@@ -17,9 +17,11 @@ import { DeleteHold } from './delete-hold.js'
 import { PageDigest } from './page-digest.js'
 import { ReadHold } from './read-hold.js'
 import { SegmentDirectory, type OpenedSegments } from './segment-directory.js'
+import type { Landed } from './landed.js'
 import type { Segment } from './segment.js'
 import { RECORD_BYTES, SlotRecord } from './slot-record.js'
-import { WriteHold } from './write-hold.js'
+import { StoreCall } from './store-call.js'
+import { WriteHold, type PageKind } from './write-hold.js'
 
 /** A read without a target that finds another length than expected tries again with that one; a page that keeps changing is given up. */
 const LENGTH_TRIES_MAX = 4
@@ -39,11 +41,9 @@ const VERIFY_PAGES = 8
 const CLEAR_PAGES = 128
 const NO_META = new Uint8Array(0)
 
-/** What became of a page in the index: for the policy, when all pages of the call are through (or when room is short, before that). */
-interface Landed { readonly entry: number; readonly segment: Segment; readonly slot: number; readonly generation: number; readonly written: boolean }
-
-/** A call that writes, and what has come of it so far. */
-interface Writing { readonly pages: readonly PageToWrite[]; readonly stride: number; readonly landed: (Landed | null)[] }
+type WriteCall = StoreCall<PageToWrite, (index: number, outcome: WriteOutcome) => void>
+type ReadCall = StoreCall<PageToRead, (index: number, outcome: ReadOutcome<Target>, length: number) => void>
+type AnyCall = WriteCall | ReadCall
 
 /**
  * Pages as extents of large files that are written over and over (block merging). Where a page lies is in memory, so a lookup never touches the disk; what is on
@@ -60,8 +60,9 @@ export class SegmentStore implements PageStore {
   /** Decoded metas, by the index's own copy of their bytes. */
   readonly #metas = new WeakMap<Uint8Array, PageMeta>()
   readonly #chainHints = new Map<string, string>()
-  readonly #writing = new Set<Writing>()
+  readonly #writing = new Set<WriteCall>()
   readonly #scratch = new Uint32Array(4)
+  #kind: PageKind | null = null
   readonly #roundDigests = new Uint32Array(4 * LOOKUP_ROUND)
   readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
 
@@ -115,31 +116,20 @@ export class SegmentStore implements PageStore {
   }
 
   write(scope: CallScope, pages: readonly PageToWrite[], stride: number, end: (index: number, outcome: WriteOutcome) => void): void {
-    const landed: (Landed | null)[] = pages.map(() => null)
-    const writing: Writing = { pages, stride, landed }
-    let left = pages.length
-    if (left > 0) this.#writing.add(writing)
-    pages.forEach((page, i) => {
-      this.#writePage(scope, page, landed, i, outcome => {
-        if (--left === 0) {
-          // Before the last answer: what the caller asks for next meets a policy that knows these pages.
-          this.#writing.delete(writing)
-          this.#chain(pages, stride, landed)
-        }
-        end(i, outcome)
-      })
-    })
+    if (pages.length === 0) return
+    const call: WriteCall = new StoreCall(pages, stride, end)
+    this.#writing.add(call)
+    for (let i = 0; i < pages.length; i++) this.#writePage(scope, call, i)
   }
 
   read(scope: CallScope, pages: readonly PageToRead[], stride: number, end: (index: number, outcome: ReadOutcome<Target>, length: number) => void): void {
-    const landed: (Landed | null)[] = pages.map(() => null)
-    let left = pages.length
-    pages.forEach((page, i) => {
-      this.#readPage(scope, page, landed, i, (outcome, length) => {
-        if (--left === 0) this.#chain(pages, stride, landed)
-        end(i, outcome, length)
-      })
-    })
+    const call: ReadCall = new StoreCall(pages, stride, end)
+    for (let i = 0; i < pages.length; i++) {
+      const page = pages[i]!
+      this.#digest.ofStored(page.storedKey, call.digests, 4 * i)
+      if (this.#o.unavailable(page.directory)) this.#missed(call, i, 'unavailable')
+      else this.#readPage(scope, call, i, { tries: 0, polls: 0 })
+    }
   }
 
   leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number {
@@ -286,132 +276,157 @@ export class SegmentStore implements PageStore {
     return { leftovers, evictedPages: 0, evictedBytes: 0 }
   }
 
-  #writePage(scope: CallScope, page: PageToWrite, landed: (Landed | null)[], i: number, end: (outcome: WriteOutcome) => void): void {
+  #writePage(scope: CallScope, call: WriteCall, i: number): void {
+    const page = call.pages[i]!
     const { key, storedKey, length, memory } = page
-    if (this.#o.unavailable(page.directory)) return end({ ok: false, status: 'rejected', key, error: unavailableError(this.#o, page.directory, key) })
+    if (this.#o.unavailable(page.directory)) return this.#endWrite(call, i, { ok: false, status: 'rejected', key, error: unavailableError(this.#o, page.directory, key) })
     if (length > PAGE_BYTES_MAX) {
-      return end({ ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has at most 1 GiB; this one has ${length} bytes.`, { key }) })
+      return this.#endWrite(call, i, {
+        ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has at most 1 GiB; this one has ${length} bytes.`, { key })
+      })
     }
-    const directory = this.#directories[page.directory]!
-    const meta = this.#layout.metaOf(page.dtype, page.shape)
-    const storage = new WriteHold(directory, {
-      storedKey, digest: this.#digestOf(storedKey), length, extentBytes: Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, meta,
-      namespaceDigest: this.#layout.namespaceDigest, scope: this.#digest.sharedScopeOf(storedKey)
-    }, this.#sync)
+    const kind = this.#kindOf(this.#digest.ofStoredWithScope(storedKey, call.digests, 4 * i), this.#layout.metaOf(page.dtype, page.shape))
+    const storage = new WriteHold(this.#directories[page.directory]!, kind, call.digests, 4 * i, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, this.#sync)
     storage.request = new TransferRequest({
-      op: Op.segmentWrite, flags: 0, directory: page.directory, storedKey, key, memory, length, meta, scope, storage,
-      onResult: result => {
-        if (result.failure !== null) {
-          storage.abandon()
-          return end({ ok: false, status: result.failure, key, error: result.error })
-        }
-        if (result.status === Status.ok && result.meta) {
-          let [landing, written] = [true, false]
-          let late: NodeJS.Timeout | undefined
-          const stored = (): void => {
-            if (landing || !written) return
-            clearTimeout(late)
-            landing = true
-            end({ ok: true, status: 'stored', key, byteLength: length })
-          }
-          const entry = storage.commit(result.meta, () => {
-            written = true
-            stored()
-          })
-          landed[i] = this.#landing(directory, entry, true)
-          landing = false
-          // The page is stored all the same: a disk that hangs from now on keeps nobody waiting for the older copy's end.
-          if (!written) {
-            late = setTimeout(() => {
-              written = true
-              stored()
-            }, REPLACED_MS_MAX)
-          }
-          return stored()
-        }
-        if (result.status === Status.alreadyThere) {
-          if (storage.known >= 0) landed[i] = this.#landing(directory, storage.known, false)
-          return end({ ok: true, status: 'already-there', key, byteLength: length })
-        }
-        storage.abandon()
-        end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Writing') })
-      }
+      op: Op.segmentWrite, flags: 0, directory: page.directory, storedKey, key, memory, length, meta: kind.meta, scope, storage,
+      onResult: result => { this.#wrote(call, i, storage, result) }
     })
     this.#o.batcher.submit(storage.request)
   }
 
-  #readPage(scope: CallScope, page: PageToRead, landed: (Landed | null)[], i: number, end: (outcome: ReadOutcome<Target>, length: number) => void): void {
-    const { key, storedKey, host } = page
-    if (this.#o.unavailable(page.directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
-    const directory = this.#directories[page.directory]!
-    const digest = this.#digestOf(storedKey)
-    const miss = (reason: MissReason): void => { end({ ok: false, status: 'miss', key, reason }, 0) }
-    let tries = 0
-    let polls = 0
+  #wrote(call: WriteCall, i: number, storage: WriteHold, result: RequestResult): void {
+    const { key, length } = call.pages[i]!
+    if (result.failure !== null) {
+      storage.abandon()
+      return this.#endWrite(call, i, { ok: false, status: result.failure, key, error: result.error })
+    }
+    if (result.status === Status.ok && storage.checksummed) {
+      const { older } = storage
+      if (older >= 0) return this.#replace(call, i, storage, older)
+      storage.commit()
+      call.landed[i] = storage
+      return this.#endWrite(call, i, { ok: true, status: 'stored', key, byteLength: length })
+    }
+    if (result.status === Status.alreadyThere) {
+      if (storage.entry >= 0) call.landed[i] = storage
+      return this.#endWrite(call, i, { ok: true, status: 'already-there', key, byteLength: length })
+    }
+    storage.abandon()
+    this.#endWrite(call, i, { ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Writing') })
+  }
 
-    const readNow = (length: number): void => {
-      tries++
-      const storage = new ReadHold(directory, digest)
-      storage.request = new TransferRequest({
-        op: Op.segmentRead, flags: 0, directory: page.directory, storedKey, key, memory: page.memory, length, meta: NO_META, scope, storage,
-        onResult: result => { done(length, storage, result) }
+  /** The caller is told when the older copy's tombstone is written: a delete that follows could else leave that copy to be found after a crash. */
+  #replace(call: WriteCall, i: number, storage: WriteHold, older: number): void {
+    const { key, length } = call.pages[i]!
+    let [landed, written, told]: [boolean, boolean, boolean] = [false, false, false]
+    let late: NodeJS.Timeout | null = null
+    const tell = (): void => {
+      if (!landed || !written || told) return
+      told = true
+      if (late) clearTimeout(late)
+      this.#endWrite(call, i, { ok: true, status: 'stored', key, byteLength: length })
+    }
+    const onWritten = (): void => {
+      written = true
+      tell()
+    }
+    // The page is stored all the same: a disk that hangs from now on keeps nobody waiting for the older copy's end.
+    late = setTimeout(onWritten, REPLACED_MS_MAX)
+    this.#directories[call.pages[i]!.directory]!.drop(older, onWritten)
+    storage.commit()
+    call.landed[i] = storage
+    landed = true
+    tell()
+  }
+
+  #endWrite(call: WriteCall, i: number, outcome: WriteOutcome): void {
+    if (--call.left === 0) {
+      // Before the last answer: what the caller asks for next meets a policy that knows these pages.
+      this.#writing.delete(call)
+      this.#chain(call)
+    }
+    call.end(i, outcome)
+  }
+
+  /** `tried`: reads of the page so far, and looks at what others have changed. */
+  #readPage(scope: CallScope, call: ReadCall, i: number, tried: { tries: number; polls: number }, length = this.#expectedLength(call, i)): void {
+    const page = call.pages[i]!
+    tried.tries++
+    const storage = new ReadHold(this.#directories[page.directory]!, call.digests, 4 * i)
+    storage.request = new TransferRequest({
+      op: Op.segmentRead, flags: 0, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
+      onResult: result => { this.#didRead(scope, call, i, tried, storage, result) }
+    })
+    this.#o.batcher.submit(storage.request)
+  }
+
+  /** Unknown pages may be on their way to storage: the write says their length. */
+  #expectedLength({ pages, digests }: ReadCall, i: number): number {
+    const { host, directory } = pages[i]!
+    if (host) return host.bytes.byteLength
+    const { index } = this.#directories[directory]!
+    const entry = index.find(digests, 4 * i)
+    return entry >= 0 ? index.length(entry) : 1
+  }
+
+  #didRead(scope: CallScope, call: ReadCall, i: number, tried: { tries: number; polls: number }, storage: ReadHold, result: RequestResult): void {
+    const page = call.pages[i]!
+    const { key } = page
+    const { length } = storage.request!
+    if (result.failure !== null) return this.#endRead(call, i, { ok: false, status: result.failure, key, error: result.error }, 0)
+    if (result.status === Status.length) {
+      if (page.host || result.length === 0 || result.length === length || tried.tries >= LENGTH_TRIES_MAX) return this.#missed(call, i, 'length')
+      return this.#readPage(scope, call, i, tried, result.length)
+    }
+    const reason = missReason(result.status)
+    if (reason === 'stale') this.#o.metrics.count('segment_overtaken_reads')
+    const directory = this.#directories[page.directory]!
+    if ((reason === 'absent' || reason === 'stale') && tried.polls < POLLS_MAX && directory.maybeBehind) {
+      // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
+      tried.polls++
+      void directory.pollSoon().then(() => {
+        if (this.#o.stage() !== 'open') return this.#missed(call, i, reason)
+        this.#readPage(scope, call, i, tried)
+        scope.watch(this.#o.batcher.cancel)
       })
-      this.#o.batcher.submit(storage.request)
+      return
     }
-    const done = (length: number, storage: ReadHold, result: RequestResult): void => {
-      if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error }, 0)
-      if (result.status === Status.length) {
-        if (host || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
-        return readNow(result.length)
-      }
-      const reason = missReason(result.status)
-      if (reason === 'stale') this.#o.metrics.count('segment_overtaken_reads')
-      if ((reason === 'absent' || reason === 'stale') && polls < POLLS_MAX && directory.maybeBehind) {
-        // Another process may have written it a moment ago: what it has changed is read now, rather than at the next turn.
-        polls++
-        void directory.pollSoon().then(() => {
-          if (this.#o.stage() !== 'open') return miss(reason)
-          start()
-          scope.watch(this.#o.batcher.cancel)
-        })
-        return
-      }
-      if (reason) {
-        if (reason === 'corrupt') this.#o.metrics.count('segment_corrupt_pages')
-        return miss(reason)
-      }
-      if (result.status === Status.error) return end({ ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
-      const meta = result.meta && result.meta.length > 0 ? this.#decoded(result.meta) : null
-      if (!meta) return miss('corrupt')
-      const unfit = misfit(page, meta, length)
-      if (unfit) return miss(unfit)
-      if (storage.current) landed[i] = { entry: storage.entry, segment: storage.segment!, slot: storage.slot, generation: storage.generation, written: false }
-      end(hit(page, result, meta, this.#o.arena, true), length)
+    if (reason) {
+      if (reason === 'corrupt') this.#o.metrics.count('segment_corrupt_pages')
+      return this.#missed(call, i, reason)
     }
-    const start = (): void => {
-      const entry = directory.index.find(digest)
-      // Unknown pages may be on their way to storage: the write says their length.
-      readNow(host ? host.bytes.byteLength : entry >= 0 ? directory.index.length(entry) : 1)
-    }
-    start()
+    if (result.status === Status.error) return this.#endRead(call, i, { ok: false, status: 'failed', key, error: ioError(result.errno, key, 'Reading') }, 0)
+    const meta = result.meta && result.meta.length > 0 ? this.#decoded(result.meta) : null
+    if (!meta) return this.#missed(call, i, 'corrupt')
+    const unfit = misfit(page, meta, length)
+    if (unfit) return this.#missed(call, i, unfit)
+    if (storage.current) call.landed[i] = storage
+    this.#endRead(call, i, hit(page, result, meta, this.#o.arena, true), length)
+  }
+
+  #missed(call: ReadCall, i: number, reason: MissReason): void { this.#endRead(call, i, { ok: false, status: 'miss', key: call.pages[i]!.key, reason }, 0) }
+
+  #endRead(call: ReadCall, i: number, outcome: ReadOutcome<Target>, length: number): void {
+    if (--call.left === 0) this.#chain(call)
+    call.end(i, outcome, length)
   }
 
   /** Tells the policies what was written and read, in the order of the call: what comes before a page is what it builds on. */
-  #chain(pages: readonly (PageToWrite | PageToRead)[], stride: number, landed: (Landed | null)[]): boolean {
+  #chain(call: AnyCall): boolean {
+    const { pages, landed } = call
     let any = false
     for (let i = 0; i < pages.length; i++) {
       const mine = landed[i]
       if (!mine) continue
       landed[i] = null
       any = true
+      const { entry, segment } = mine
       const directory = this.#directories[pages[i]!.directory]!
-      if (!mine.segment.own || !directory.holds(mine.entry, mine.segment, mine.slot, mine.generation)) continue
-      const parent = this.#parentOf(pages, stride, i, directory, mine)
-      const { policy } = directory.space.classOf(mine.segment.extentBytes)
-      if (mine.written) {
-        directory.index.digestOf(mine.entry, this.#scratch)
-        policy.insert(mine.entry, parent, this.#scratch[3])
-      } else policy.touch(mine.entry, parent)
+      if (segment?.own !== true || !directory.holds(entry, segment, mine.slot, mine.generation)) continue
+      const parent = this.#parentOf(call, i, directory, mine)
+      const { policy } = directory.space.classOf(segment.extentBytes)
+      if (mine.written) policy.insert(entry, parent, call.digests[4 * i + 3])
+      else policy.touch(entry, parent)
     }
     return any
   }
@@ -419,25 +434,28 @@ export class SegmentStore implements PageStore {
   /** A call may write more than fits, and the last of its pages then waits for the first to go. */
   #tellPolicies(): boolean {
     let any = false
-    for (const { pages, stride, landed } of this.#writing) if (this.#chain(pages, stride, landed)) any = true
+    for (const call of this.#writing) if (this.#chain(call)) any = true
     return any
   }
 
   /** The entry of the nearest page before this one in its chain that lies in the same directory and is of the same size; -1 = none, or unknown. */
-  #parentOf(pages: readonly (PageToWrite | PageToRead)[], stride: number, i: number, directory: SegmentDirectory, mine: Landed): number {
+  #parentOf({ pages, stride, digests }: AnyCall, i: number, directory: SegmentDirectory, mine: Landed): number {
     const number = pages[i]!.directory
-    let storedKey: string | undefined
-    for (let j = i - stride; j >= 0 && storedKey === undefined; j -= stride) if (pages[j]!.directory === number) storedKey = pages[j]!.storedKey
-    if (storedKey === undefined) {
-      storedKey = this.#chainHints.get(pages[i]!.storedKey)
-      if (storedKey === undefined) return -1
+    let before = i - stride
+    while (before >= 0 && pages[before]!.directory !== number) before -= stride
+    let entry: number
+    if (before >= 0) {
+      entry = directory.index.find(digests, 4 * before)
+    } else {
+      const hint = this.#chainHints.size > 0 ? this.#chainHints.get(pages[i]!.storedKey) : undefined
+      if (hint === undefined) return -1
       this.#chainHints.delete(pages[i]!.storedKey)
+      this.#digest.ofStored(hint, this.#scratch)
+      entry = directory.index.find(this.#scratch)
     }
-    this.#digest.ofStored(storedKey, this.#scratch)
-    const entry = directory.index.find(this.#scratch)
     if (entry < 0 || entry === mine.entry) return -1
     const segment = directory.index.segment(entry)
-    return segment.own && segment.extentBytes === mine.segment.extentBytes ? entry : -1
+    return segment.own && segment.extentBytes === mine.segment!.extentBytes ? entry : -1
   }
 
   #hint(storedKey: string, before: string): void {
@@ -450,11 +468,10 @@ export class SegmentStore implements PageStore {
     }
   }
 
-  #landing({ index }: SegmentDirectory, entry: number, written: boolean): Landed | null {
-    if (!index.has(entry)) return null
-    const segment = index.segment(entry)
-    const slot = index.slot(entry)
-    return { entry, segment, slot, generation: segment.generations[slot]!, written }
+  /** One object for all pages that are alike. */
+  #kindOf(scope: Uint8Array, meta: Uint8Array): PageKind {
+    if (this.#kind?.scope !== scope || this.#kind.meta !== meta) this.#kind = { namespaceDigest: this.#layout.namespaceDigest, scope, meta }
+    return this.#kind
   }
 
   #digestOf(storedKey: string): Uint32Array {

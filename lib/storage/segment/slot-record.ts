@@ -43,7 +43,7 @@ export interface PageRecord extends SlotPlace {
   readonly fileOffset: number
   /** Bytes of the payload. */
   readonly length: number
-  /** 16 bytes each: FileLayout.namespaceDigest, PageDigest.scopeOf(key). */
+  /** 16 bytes each: FileLayout.namespaceDigest, PageDigest.ofStoredWithScope(). */
   readonly namespaceDigest: Uint8Array
   readonly scope: Uint8Array
   /** The stored key, at most 255 bytes of UTF-8. */
@@ -102,37 +102,44 @@ export class SlotRecord implements ExpectedRecord {
    * @throws {HiCacheError} `ERR_ARGUMENT` for a key of over 255 bytes or a meta of over 136: the caller has checked both.
    */
   static encodePage(page: PageRecord, into: Uint8Array, at = 0): number {
-    const record = Buffer.from(into.buffer, into.byteOffset + at, RECORD_BYTES)
-    record.fill(0)
-    // Three bytes a UTF-16 unit at most, and utf8Write does not write what has no room: counted only where it could be too long.
-    const keyBytes = page.key.length * 3 <= STORED_KEY_BYTES_MAX ? -1 : byteLengthOf(page.key)
-    if (keyBytes > STORED_KEY_BYTES_MAX || page.meta.length > RECORD_META_BYTES_MAX) {
-      throw new HiCacheError('ERR_ARGUMENT', `A slot record has room for a stored key of ${STORED_KEY_BYTES_MAX} bytes and a meta of ${RECORD_META_BYTES_MAX}, ` +
-        `but they have ${keyBytes} and ${page.meta.length}.`)
+    const { key, meta, namespaceDigest, scope } = page
+    let last = pattern
+    if (last?.meta !== meta || last.scope !== scope || last.namespaceDigest !== namespaceDigest || last.keyLength !== key.length) last = pattern = new Pattern(page)
+    into.set(last.bytes, at)
+    if (!last.writeKey(key, into, at)) {
+      // No ASCII: rare.
+      const record = Buffer.from(into.buffer, into.byteOffset + at, RECORD_BYTES)
+      record.fill(0, KEY_AT)
+      checkRoom(key, meta)
+      const keyLength = record.write(key, KEY_AT, 'utf8')
+      record.writeUInt16LE(keyLength, 6)
+      record.set(meta, KEY_AT + keyLength)
     }
-    const keyLength = record.write(page.key, KEY_AT, 'utf8')
-    head(record, STATE_PAGE, page)
-    record.writeUInt16LE(keyLength, 6)
-    u64(record, 24, page.fileOffset)
-    u64(record, 32, page.length)
-    record.writeUInt16LE(page.meta.length, 56)
-    record.set(page.namespaceDigest, NAMESPACE_AT)
-    record.set(page.scope, SCOPE_AT)
-    record.set(page.meta, KEY_AT + keyLength)
+    putU64(into, at + 8, page.generation)
+    putU64(into, at + 16, page.writtenAt)
+    putU64(into, at + 24, page.fileOffset)
+    putU64(into, at + 32, page.length)
+    putU32(into, at + 48, page.segment)
+    putU32(into, at + 52, page.slot)
     return at + RECORD_BYTES
+  }
+
+  /** Writes a payload's checksum, 8 bytes at `into[at]`; answers where it ends. */
+  static encodeChecksum(low: number, high: number, into: Uint8Array, at: number): number {
+    putU32(into, at, low)
+    putU32(into, at + 4, high)
+    return at + 8
   }
 
   /** Writes the bytes 8 to 55 of a page's record, 48 at `into[at]`: what a read of a foreign page is compared with. Answers where they end. */
   static encodeExpected(expected: ExpectedRecord, into: Uint8Array, at = 0): number {
-    const bytes = Buffer.from(into.buffer, into.byteOffset + at, EXPECTED_BYTES)
-    u64(bytes, 0, expected.generation)
-    u64(bytes, 8, expected.writtenAt)
-    u64(bytes, 16, expected.fileOffset)
-    u64(bytes, 24, expected.length)
-    bytes.writeUInt32LE(expected.checksumLow, 32)
-    bytes.writeUInt32LE(expected.checksumHigh, 36)
-    bytes.writeUInt32LE(expected.segment, 40)
-    bytes.writeUInt32LE(expected.slot, 44)
+    putU64(into, at, expected.generation)
+    putU64(into, at + 8, expected.writtenAt)
+    putU64(into, at + 16, expected.fileOffset)
+    putU64(into, at + 24, expected.length)
+    SlotRecord.encodeChecksum(expected.checksumLow, expected.checksumHigh, into, at + 32)
+    putU32(into, at + 40, expected.segment)
+    putU32(into, at + 44, expected.slot)
     return at + EXPECTED_BYTES
   }
 
@@ -175,19 +182,63 @@ export class SlotRecord implements ExpectedRecord {
   }
 }
 
-function head(record: Buffer, state: number, place: SlotPlace): void {
-  record.writeUInt32LE(MAGIC, 0)
-  record[4] = VERSION
-  record[5] = state
-  u64(record, 8, place.generation)
-  u64(record, 16, place.writtenAt)
-  record.writeUInt32LE(place.segment, 48)
-  record.writeUInt32LE(place.slot, 52)
+/** A record but for its place, its time and its key: those of a call are alike, and copying one is quicker than making one. */
+class Pattern {
+  readonly bytes = Buffer.alloc(RECORD_BYTES)
+  readonly meta: Uint8Array
+  readonly scope: Uint8Array
+  readonly namespaceDigest: Uint8Array
+  readonly keyLength: number
+
+  constructor({ key, meta, scope, namespaceDigest }: PageRecord) {
+    checkRoom(key, meta)
+    this.meta = meta
+    this.scope = scope
+    this.namespaceDigest = namespaceDigest
+    this.keyLength = key.length
+    this.bytes.writeUInt32LE(MAGIC, 0)
+    this.bytes[4] = VERSION
+    this.bytes[5] = STATE_PAGE
+    this.bytes.writeUInt16LE(key.length, 6)
+    this.bytes.writeUInt16LE(meta.length, 56)
+    this.bytes.set(namespaceDigest, NAMESPACE_AT)
+    this.bytes.set(scope, SCOPE_AT)
+    // As if the key were ASCII, as it nearly always is.
+    this.bytes.set(meta, KEY_AT + key.length)
+  }
+
+  /** False when it is no ASCII; what is written then is of no use. */
+  writeKey(key: string, into: Uint8Array, at: number): boolean {
+    let units = 0
+    for (let i = 0, to = at + KEY_AT; i < key.length; i++, to++) {
+      const unit = key.charCodeAt(i)
+      units |= unit
+      into[to] = unit
+    }
+    return units < 128
+  }
 }
 
-function u64(bytes: Buffer, at: number, value: number): void {
-  bytes.writeUInt32LE(value % TWO_32, at)
-  bytes.writeUInt32LE(Math.floor(value / TWO_32), at + 4)
+let pattern: Pattern | null = null
+
+function checkRoom(key: string, meta: Uint8Array): void {
+  const keyBytes = byteLengthOf(key)
+  if (keyBytes <= STORED_KEY_BYTES_MAX && meta.length <= RECORD_META_BYTES_MAX) return
+  throw new HiCacheError('ERR_ARGUMENT', `A slot record has room for a stored key of ${STORED_KEY_BYTES_MAX} bytes and a meta of ${RECORD_META_BYTES_MAX}, ` +
+    `but they have ${keyBytes} and ${meta.length}.`)
+}
+
+function putU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value
+  bytes[at + 1] = value >>> 8
+  bytes[at + 2] = value >>> 16
+  bytes[at + 3] = value >>> 24
+}
+
+function putU64(bytes: Uint8Array, at: number, value: number): void {
+  const high = Math.floor(value / TWO_32)
+  putU32(bytes, at, value - high * TWO_32)
+  putU32(bytes, at + 4, high)
 }
 
 function zeros(bytes: Uint8Array, from: number, to: number): boolean {

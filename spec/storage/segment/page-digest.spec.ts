@@ -114,11 +114,15 @@ describe('the digest of a page', () => {
   })
   it('the scope: 16 bytes of SHA-256 over namespace and what no page hash says', () => {
     const of = new PageDigest(SEED, NAMESPACE)
-    for (const [key, tail] of KEYS) expect(Buffer.from(of.scopeOf(key + tail)), key + tail).to.deep.equal(Buffer.from(scopeOf(key + tail)))
-    expect(of.scopeOf(`${hashOf(1)}_m`)).to.deep.equal(of.scopeOf(`${hashOf(2)}_m`))
-    expect(of.scopeOf(`${hashOf(1)}_m`), 'a key that reads as the tail of a hash').not.to.deep.equal(of.scopeOf('_m'))
-    const into = new Uint8Array(20).fill(9)
-    of.writeScope('key_m', into, 2)
-    expect([...into]).to.deep.equal([9, 9, ...scopeOf('key_m'), 9, 9])
+    const into = new Uint32Array(6)
+    const scope = (storedKey: string): Buffer => Buffer.from(of.ofStoredWithScope(storedKey, into, 1))
+    for (const [key, tail] of KEYS) {
+      expect(scope(key + tail), key + tail).to.deep.equal(scopeOf(key + tail))
+      expect([...into.subarray(1, 5)], key + tail).to.deep.equal(digest(of, key, tail))
+    }
+    expect([into[0], into[5]]).to.deep.equal([0, 0])
+    expect(of.ofStoredWithScope(`${hashOf(1)}_m`, into), 'one object').to.equal(of.ofStoredWithScope(`${hashOf(2)}_m`, into))
+    expect(scope(`${hashOf(1)}_m`), 'a key that reads as the tail of a hash').not.to.deep.equal(scope('_m'))
+    expect(scope(`${hashOf(1)}_n`)).to.deep.equal(scopeOf(`${hashOf(1)}_n`))
   })
 })
