@@ -67,7 +67,7 @@ describe('the window of bytes in flight', () => {
   })
   it('shrinks to its floor where more bytes in flight only wait', () => {
     const simulation = new Simulation(new TransferWindow())
-    const device = { rate: 0.5 * MIB, latency: 1 }
+    const device = { rate: 0.3 * MIB, latency: 1 }
     simulation.run(device, 16_000 * MIB)
     const { rate, sizes } = simulation.run(device, 16_000 * MIB)
     expect(median(sizes)).to.equal(WINDOW_BYTES_MIN)
@@ -102,7 +102,7 @@ describe('the window of bytes in flight', () => {
   }
   it('follows a device that becomes another', () => {
     const simulation = new Simulation(new TransferWindow())
-    const [quick, far] = [{ rate: 0.5 * MIB, latency: 1 }, { rate: 0.5 * MIB, latency: 96 }]
+    const [quick, far] = [{ rate: 0.3 * MIB, latency: 1 }, { rate: 0.3 * MIB, latency: 160 }]
     simulation.run(quick, 64_000 * MIB)
     expect(median(simulation.run(quick, 1000 * MIB).sizes)).to.equal(WINDOW_BYTES_MIN)
     simulation.run(far, 16_000 * MIB)
