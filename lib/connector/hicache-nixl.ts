@@ -36,6 +36,7 @@ import { checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkP
 import { DirectoryWatch } from './directory-watch.js'
 import { checkOpenOptions, type OpenOptions } from './open-options.js'
 import { openStorageDirectory } from './storage-directory.js'
+import { UNCHECKED_READS, type UncheckedReads } from './unchecked-reads.js'
 
 const WORDS = 16_384
 const GRACE_MS_DEFAULT = 5000
@@ -183,6 +184,7 @@ export class HiCacheNixl implements AsyncDisposable {
       inFlightBytesMax: this.#inFlightBytesMax, whenFull: settings.whenFull, onDirectory: this.#watch.hear
     }, directories.length)
     const store: StoreParts = {
+      uncheckedReads: (parts.options as UncheckedReads)[UNCHECKED_READS] === true,
       addon, directories, settings, names, arena: this.#arena, batcher: this.#batcher, pool: this.#pool, metrics: this.#metrics, health: this.#health, logger,
       unavailable: directory => this.#watch.unavailable(directory),
       scope: options => this.#scope(options),

@@ -37,6 +37,8 @@ export interface StoreParts {
   readonly addon: NativeAddon
   readonly directories: readonly DirectoryReport[]
   readonly settings: StoreSettings
+  /** Reads do not compute the payload's checksum, and say so (`verified: false`): for bench alone. */
+  readonly uncheckedReads: boolean
   readonly names: KeyNames
   readonly arena: Arena
   readonly batcher: Batcher

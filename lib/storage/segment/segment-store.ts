@@ -6,7 +6,7 @@ import type { Target } from '../../memory/tensor.js'
 import { ioError } from '../../transfer/batcher.js'
 import type { CallOptions, CallScope } from '../../transfer/call-scope.js'
 import type { DirectoryReport, NativeAddon } from '../../transfer/native-binding.js'
-import { BLOCK_BYTES, Op, Status } from '../../transfer/protocol.js'
+import { BLOCK_BYTES, Flag, Op, Status } from '../../transfer/protocol.js'
 import { TransferRequest, type RequestResult } from '../../transfer/transfer-request.js'
 import { FileLayout, type PageMeta } from '../file-layout.js'
 import type { MissReason, ReadOutcome, WriteOutcome } from '../outcome.js'
@@ -57,6 +57,7 @@ export class SegmentStore implements PageStore {
   readonly #digest: PageDigest
   readonly #directories: readonly SegmentDirectory[]
   readonly #sync: boolean
+  readonly #readFlags: number
   /** Decoded metas, by the index's own copy of their bytes. */
   readonly #metas = new WeakMap<Uint8Array, PageMeta>()
   readonly #chainHints = new Map<string, string>()
@@ -92,6 +93,7 @@ export class SegmentStore implements PageStore {
     this.#layout = layout
     this.#digest = new PageDigest(opened[0]!.seed, layout.namespaceDigest)
     this.#sync = parts.settings.fsync === 'batch'
+    this.#readFlags = parts.uncheckedReads ? Flag.skipChecksum : 0
     this.#directories = opened.map(one => new SegmentDirectory({
       opened: one, settings: parts.settings, batcher: parts.batcher, metrics: parts.metrics, logger: parts.logger, scope: () => parts.scope(),
       tellPolicies: () => this.#tellPolicies()
@@ -332,7 +334,7 @@ export class SegmentStore implements PageStore {
     }
     // The page is stored all the same: a disk that hangs from now on keeps nobody waiting for the older copy's end.
     late = setTimeout(onWritten, REPLACED_MS_MAX)
-    this.#directories[call.pages[i]!.directory]!.drop(older, onWritten)
+    this.#directories[call.pages[i]!.directory]!.replace(older, onWritten)
     storage.commit()
     call.landed[i] = storage
     landed = true
@@ -354,7 +356,7 @@ export class SegmentStore implements PageStore {
     tried.tries++
     const storage = new ReadHold(this.#directories[page.directory]!, call.digests, 4 * i)
     storage.request = new TransferRequest({
-      op: Op.segmentRead, flags: 0, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
+      op: Op.segmentRead, flags: this.#readFlags, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
       onResult: result => { this.#didRead(scope, call, i, tried, storage, result) }
     })
     this.#o.batcher.submit(storage.request)
@@ -401,7 +403,7 @@ export class SegmentStore implements PageStore {
     const unfit = misfit(page, meta, length)
     if (unfit) return this.#missed(call, i, unfit)
     if (storage.current) call.landed[i] = storage
-    this.#endRead(call, i, hit(page, result, meta, this.#o.arena, true), length)
+    this.#endRead(call, i, hit(page, result, meta, this.#o.arena, this.#readFlags === 0), length)
   }
 
   #missed(call: ReadCall, i: number, reason: MissReason): void { this.#endRead(call, i, { ok: false, status: 'miss', key: call.pages[i]!.key, reason }, 0) }
