@@ -58,3 +58,36 @@ export class HiCacheError extends Error {
     return typeof value === 'object' && value !== null && (value as Record<symbol, unknown>)[BRAND] === true
   }
 }
+
+/** What of a wrong text a message shows at most: enough to tell which it is, and no page of it. */
+const TEXT_CHARACTERS_MAX = 80
+
+/** A wrong value as a message shows it: what it is, and short. Of memory and of objects their kind, never their content. */
+export function describe(value: unknown): string {
+  switch (typeof value) {
+    case 'string': {
+      if (value.length <= TEXT_CHARACTERS_MAX) return JSON.stringify(value)
+      return `${JSON.stringify(value.slice(0, TEXT_CHARACTERS_MAX))} and ${value.length - TEXT_CHARACTERS_MAX} more characters`
+    }
+    case 'number': return Object.is(value, -0) ? '-0' : String(value)
+    case 'bigint': return `the bigint ${value}`
+    case 'boolean': case 'undefined': return String(value)
+    case 'object': {
+      if (value === null) return 'null'
+      if (Array.isArray(value)) return `an array of ${value.length}`
+      // By its tag, not by its class: that differs between realms.
+      const kind = Object.prototype.toString.call(value).slice(8, -1)
+      if (ArrayBuffer.isView(value)) return `a ${kind} of ${value.byteLength} bytes`
+      return kind === 'Object' ? `an object (${nameOfClass(value)})` : `a ${kind}`
+    }
+    default: return `a ${typeof value}`
+  }
+}
+
+/** Any object may come, one with a prototype or a getter of its own making too. */
+function nameOfClass(value: object): string {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype === null) return 'no class'
+  const made: unknown = (prototype as { constructor?: unknown }).constructor
+  return typeof made === 'function' && made.name !== '' ? made.name : 'no class'
+}

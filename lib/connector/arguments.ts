@@ -1,6 +1,5 @@
 /** The checks of the connector's arguments: each throws ERR_ARGUMENT before anything has started. */
-import { HiCacheError } from '../error.js'
-import { describe } from '../memory/dtype.js'
+import { HiCacheError, describe } from '../error.js'
 import type { Target } from '../memory/tensor.js'
 import { TIMEOUT_MS_MAX } from '../storage/store-parts.js'
 import type { CallOptions } from '../transfer/call-scope.js'

@@ -1,8 +1,7 @@
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
 import type { DirectoryScheme } from '../keys/index.js'
 import type { Logger } from '../observe/logger.js'
 import { closest } from '../config/spelling.js'
-import { describe } from '../memory/dtype.js'
 import { checkSignal } from './arguments.js'
 
 /**

@@ -1,5 +1,4 @@
-import { HiCacheError } from '../error.js'
-import { describe } from './describe.js'
+import { HiCacheError, describe } from '../error.js'
 import { LONE_SURROGATE, byteLengthOf } from './utf8.js'
 
 /** Bytes of UTF-8 in a stored key: what Linux takes in one file name. */

@@ -1,6 +1,5 @@
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
 import { checkKey } from './check-key.js'
-import { describe } from './describe.js'
 import { type KeyScheme, keyScheme, suffixOf } from './key-scheme.js'
 
 /** How the page API lays a page out in memory: keys and values apart, straight from the pool, or as one tensor. */

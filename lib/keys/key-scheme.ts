@@ -1,5 +1,4 @@
-import { HiCacheError } from '../error.js'
-import { describe } from './describe.js'
+import { HiCacheError, describe } from '../error.js'
 import { STORED_KEY_BYTES_MAX } from './check-key.js'
 import { LONE_SURROGATE, byteLengthOf } from './utf8.js'
 

@@ -1,7 +1,6 @@
 import { Buffer } from 'node:buffer'
 import * as crypto from 'node:crypto'
-import { HiCacheError } from '../error.js'
-import { describe } from './describe.js'
+import { HiCacheError, describe } from '../error.js'
 import { keyKernel } from './kernel/kernel.js'
 import { LONE_SURROGATE } from './utf8.js'
 

@@ -1,5 +1,4 @@
-import { HiCacheError } from '../error.js'
-import { describe } from './describe.js'
+import { HiCacheError, describe } from '../error.js'
 import { keyKernel } from './kernel/kernel.js'
 
 /** `bucketed`: 256 folders in each directory, today's SGLang. `flat`: the file right in its directory, as at first. */

@@ -1,4 +1,6 @@
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
+
+export { describe }
 
 /** Element types of a tensor: PyTorch's names. */
 export type DType =
@@ -84,14 +86,3 @@ export function elementsOf(shape: readonly number[]): number {
 
 /** Dimensions a record has room for. */
 export const SHAPE_DIMENSIONS_MAX = 16
-
-/** A short description of a wrong value for a message: its kind, never its content. */
-export function describe(value: unknown): string {
-  if (value === null) return 'null'
-  if (Array.isArray(value)) return `an array of ${value.length}`
-  if (ArrayBuffer.isView(value)) return `a ${dtypeOfView(value as NodeJS.ArrayBufferView)} view of ${value.byteLength} bytes`
-  if (typeof value === 'object') return `an object (${(value).constructor?.name ?? 'no constructor'})`
-  if (typeof value === 'string') return `the string ${JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}...` : value)}`
-  if (typeof value === 'number' || typeof value === 'boolean' || typeof value === 'undefined') return String(value)
-  return `a ${typeof value}`
-}

@@ -1,6 +1,5 @@
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
 import type { NativeAddon } from '../transfer/native-binding.js'
-import { describe } from './dtype.js'
 import type { Pinnable } from './pinnable.js'
 import { isDeviceBuffer, type DeviceBuffer, type Tensor } from './tensor.js'
 

@@ -1,5 +1,5 @@
-import { HiCacheError } from '../error.js'
-import { DTYPES, describe, dtypeOfView, elementsOf, isDType, type DType } from './dtype.js'
+import { HiCacheError, describe } from '../error.js'
+import { DTYPES, dtypeOfView, elementsOf, isDType, type DType } from './dtype.js'
 
 /**
  * Elements in host memory. `data` is the typed array that carries the dtype: float16 and bfloat16 in a Uint16Array, float8 and

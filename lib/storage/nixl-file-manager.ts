@@ -1,8 +1,7 @@
 import { closeSync, constants, mkdirSync, openSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
 import { checkKey, routePage, type DirectoryScheme } from '../keys/index.js'
-import { describe } from '../memory/dtype.js'
 import type { NixlTuple } from '../memory/nixl-registration.js'
 
 /**

@@ -1,9 +1,7 @@
 import { HiCacheError } from '../../error.js'
+import { LOADED_STRIDE } from '../../transfer/native-binding.js'
 import { MetaTable } from './meta-table.js'
 import type { Segment } from './segment.js'
-
-/** Bytes of a row of {@link LoadedRows}: the contract with native code. */
-export const LOADED_STRIDE = 80
 
 /** What PageIndex.load() needs of a folder that native code has read (`LoadedFolder`). */
 export interface LoadedRows {

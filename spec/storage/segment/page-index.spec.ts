@@ -1,7 +1,8 @@
 import { expect } from 'chai'
 import { FileLayout } from '../../../lib/storage/file-layout.js'
-import { LOADED_STRIDE, PageIndex, type LoadedRows } from '../../../lib/storage/segment/page-index.js'
+import { PageIndex, type LoadedRows } from '../../../lib/storage/segment/page-index.js'
 import { Segment } from '../../../lib/storage/segment/segment.js'
+import { LOADED_STRIDE } from '../../../lib/transfer/native-binding.js'
 import { randomNumbers } from '../../support/random-numbers.js'
 
 const META = FileLayout.encodeMeta('uint8', [4096])
