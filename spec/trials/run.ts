@@ -9,13 +9,14 @@ import { parseArgs } from 'node:util'
 import { corruptTrial } from './corrupt-trial.js'
 import { killTrial } from './kill-trial.js'
 import { powerTrial } from './power-trial.js'
+import { restartTrial } from './restart-trial.js'
 import { overtakeTrial, writersTrial } from './sharing-trial.js'
 import { endProcesses } from './trial-process.js'
 import type { TrialOptions, TrialReport } from './trial.js'
 
 /** With the count that the long version has. */
 const TRIALS: Readonly<Record<string, readonly [number, (options: TrialOptions) => Promise<TrialReport>]>> = {
-  kill: [1000, killTrial], power: [1000, powerTrial], corrupt: [2000, corruptTrial], overtake: [150, overtakeTrial], writers: [50, writersTrial]
+  kill: [1000, killTrial], power: [1000, powerTrial], corrupt: [2000, corruptTrial], overtake: [150, overtakeTrial], writers: [50, writersTrial], restart: [1_000_000, restartTrial]
 }
 
 async function main(): Promise<number> {
