@@ -1,5 +1,10 @@
+import { configSchema } from '../config/config-schema.generated.js'
 import type { OpenOptions } from '../index.js'
 import type { OptionSpecs, Options } from './command.js'
+
+const { minimum, maximum } = configSchema.properties.capacity
+/** What a capacity may be. */
+export const CAPACITY = { min: minimum, max: maximum } as const
 
 /** Which store a command works on. */
 export const STORE_OPTIONS: OptionSpecs = {
@@ -50,7 +55,7 @@ export function openOptionsOf(options: Options, specs: OptionSpecs): OpenOptions
   const directories = options.strings('storage-dir')
   if (directories.length > 0) out.storageDir = directories
   put('storageLayout', options.string('storage-layout'))
-  if (isOfStore('capacity')) put('capacity', options.bytes('capacity', { min: 2 ** 20, max: 2 ** 50 }))
+  if (isOfStore('capacity')) put('capacity', options.bytes('capacity', CAPACITY))
   if (isOfStore('policy')) put('evictionPolicy', options.string('policy'))
   if (isOfStore('fsync')) put('fsync', options.string('fsync'))
   put('directoryScheme', options.string('directory-scheme'))

@@ -18,15 +18,15 @@ export interface OpenOptions {
   /** Default: segment, except where a directory holds page files already or SGLang's variable names the directories: then file. */
   storageLayout?: 'file' | 'segment'
   /**
-   * Bytes on the disk that the segment layout may take in each storage directory, all processes together; from 1 MiB. Default: it stops growing where less than
-   * a tenth of the file system would be left free.
+   * Bytes on the disk that the segment layout may take in each storage directory, all processes together; from 3 MiB, of which each process needs 2 for itself.
+   * Default: it stops growing where less than a tenth of the file system would be left free.
    */
   capacity?: number
   /** Which page makes room for a new one in the segment layout. Default: prefix-aware. */
   evictionPolicy?: 'prefix-aware' | 'lru'
   /** `batch`: a write of the segment layout is on the disk when it is answered, synchronised once for all that end together. Default: never. */
   fsync?: 'never' | 'batch'
-  /** Bytes of a segment, a multiple of 4096 from 1 MiB to 4 GiB. Default: 64 MiB, growing with the store to at most 1 GiB. */
+  /** Bytes of a segment, a multiple of 4096 from 1 MiB to 4 GiB. Default: 64 MiB, growing with the store to at most 1 GiB, but never more than a 16th of what it may take. */
   segmentBytes?: number
   /** Milliseconds for which a page stays after a lookup answered that it is there (segment layout), 0 to 60000. Default 1000. */
   leaseMs?: number

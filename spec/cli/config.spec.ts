@@ -83,7 +83,7 @@ describe('command line: config', () => {
 
   it('show has the options of the segment layout, from the command line before the file', async () => await inDirectory(async directory => {
     const file = join(directory, 'c.toml')
-    writeFileSync(file, 'storage_layout = "segment"\ncapacity = 1048576\nfsync = "never"\nlease_ms = 5\n')
+    writeFileSync(file, 'storage_layout = "segment"\ncapacity = 3145728\nfsync = "never"\nlease_ms = 5\n')
     const { json } = await cliJson<{ options: Record<string, unknown> }>(
       ['config', 'show', file, '--capacity', '1.5GiB', '--fsync', 'batch', '--policy', 'lru'])
     expect(json.options).to.include({ storage_layout: 'segment', capacity: 1.5 * 2 ** 30, fsync: 'batch', eviction_policy: 'lru', segment_bytes: null, lease_ms: 5 })

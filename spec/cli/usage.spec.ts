@@ -51,7 +51,7 @@ describe('command line: usage', () => {
     [['ls', '--config', '--json'], 'option --config needs CONFIG; found "--json". Write --config=--json if that is the value.'],
     [['ls', '--config'], 'option --config needs CONFIG'],
     [['ls', '--storage-layout', 'fil'], 'option --storage-layout must be file or segment; found "fil". Did you mean file?'],
-    [['ls', '--capacity', '1000'], 'option --capacity must be from 1048576 to 1125899906842624; found 1000'],
+    [['ls', '--capacity', '1000'], 'option --capacity must be from 3145728 to 1125899906842624; found 1000'],
     [['ls', '--capacity', 'much'], 'option --capacity must be a size in bytes (65536, 64KiB, 1.5GiB); found "much"'],
     [['ls', '--policy', 'fifo'], 'option --policy must be prefix-aware or lru; found "fifo"'],
     [['ls', '--fsync', 'bach'], 'option --fsync must be never or batch; found "bach". Did you mean batch?'],

@@ -110,7 +110,7 @@ describe('plugin keys', () => {
 describe('top-level keys', () => {
   const OPTIONS: Record<string, { option: string; default: unknown; good: (readonly [unknown, unknown])[]; bad: unknown[] }> = {
     storage_layout: { option: 'storageLayout', default: null, good: [['file', 'file'], ['segment', 'segment'], [null, null]], bad: ['files', '', 1] },
-    capacity: { option: 'capacity', default: null, good: [[2 ** 20, 2 ** 20], ['214748364800', 200 * 2 ** 30], [2 ** 50, 2 ** 50], [null, null]], bad: [0, -1, 2 ** 20 - 1, 2 ** 20 + 0.5, 2 ** 51, '200GiB', true] },
+    capacity: { option: 'capacity', default: null, good: [[3 * 2 ** 20, 3 * 2 ** 20], ['214748364800', 200 * 2 ** 30], [2 ** 50, 2 ** 50], [null, null]], bad: [0, -1, 3 * 2 ** 20 - 1, 3 * 2 ** 20 + 0.5, 2 ** 51, '200GiB', true] },
     eviction_policy: { option: 'evictionPolicy', default: 'prefix-aware', good: [['lru', 'lru'], ['prefix-aware', 'prefix-aware']], bad: ['fifo', 'LRU', '', null, 1] },
     fsync: { option: 'fsync', default: 'never', good: [['batch', 'batch'], ['never', 'never']], bad: ['always', true, false, null] },
     segment_bytes: { option: 'segmentBytes', default: null, good: [[2 ** 20, 2 ** 20], [2 ** 32, 2 ** 32], ['67108864', 2 ** 26], [null, null]], bad: [0, 2 ** 20 - 4096, 2 ** 20 + 1, 2 ** 32 + 4096, '64M'] },

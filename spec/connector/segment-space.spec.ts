@@ -2,8 +2,10 @@ import { mkdir } from 'node:fs/promises'
 import { statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
+import { configSchema } from '../../lib/config/config-schema.generated.js'
 import { SegmentFiles } from '../trials/segment-files.js'
 import { bounded, skipLoudly, until } from '../support/planned-faults.js'
+import { rejection } from '../support/rejection.js'
 import { RemoteCache, tmpfsAt } from '../support/remote-cache.js'
 import { KIB, allocatedBelow, look, lookAll, mostBytesDuring, numbered, segments, store, storeAll, tally } from '../support/segments.js'
 import { MIB, workbench } from '../support/workbench.js'
@@ -31,6 +33,22 @@ describe('the space of segments', () => {
     expect(stats.segment_evicted_pages).to.be.at.least(400 - found.hit!)
     expect(stats.segment_bytes).to.be.at.most(capacity)
     expect(stats.segment_pages).to.equal(found.hit)
+  })
+
+  it('the least capacity that is taken stores pages, with the default size of segments; less is refused', async () => {
+    const storageDir = await bench.directory()
+    const { minimum } = configSchema.properties.capacity
+    const options = { storageDir, segmentBytes: undefined as never, leaseMs: 0 }
+    await rejection(bench.open({ ...options, capacity: minimum - 1 }), 'ERR_ARGUMENT')
+    // Opened again, it is as good as new: what one has taken the next one has.
+    for (const round of [0, 1, 2]) {
+      const cache = await bench.open({ ...options, capacity: minimum })
+      const keys = numbered('page', 40, round * 40)
+      const most = await mostBytesDuring(storageDir, async () => { expect(tally(await storeAll(cache, keys, PAGE, 4)), `round ${round}`).to.deep.equal({ stored: 40 }) })
+      expect(most).to.be.at.most(minimum)
+      expect(tally(await lookAll(cache, keys, PAGE)).hit, `kept in round ${round}`).to.be.at.least(8)
+      await cache.close()
+    }
   })
 
   it('the capacity holds for what was there before: a store that is opened again does not begin anew', async () => {

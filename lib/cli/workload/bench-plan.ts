@@ -1,5 +1,6 @@
 import type { Options } from '../command.js'
 import { parseBytes } from '../format.js'
+import { CAPACITY } from '../store-options.js'
 import { UsageError } from '../usage-error.js'
 import { measuredSteps, OPS, ownSteps, readsPages, type BenchOp, type RequestedOp } from './bench-arm.js'
 
@@ -84,7 +85,7 @@ export class BenchPlan {
     this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 3)
     this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? null
     this.threads = options.integer('threads', { min: 1, max: 64 }) ?? null
-    this.capacity = options.bytes('capacity', { min: MIB }) ?? null
+    this.capacity = options.bytes('capacity', CAPACITY) ?? null
     this.writeLoad = options.bytes('write-load') ?? null
     this.readsInFlight = options.integer('reads-in-flight', { min: 1, max: 256 }) ?? 4
     this.lookups = options.integer('lookups', { min: 1, max: 1e9 }) ?? (this.quick ? 10_000 : 1_000_000)
