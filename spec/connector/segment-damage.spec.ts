@@ -1,3 +1,4 @@
+import { basename } from 'node:path'
 import { expect } from 'chai'
 import type { HiCacheNixl } from '../../lib/index.js'
 import { plan, until } from '../support/planned-faults.js'
@@ -123,6 +124,31 @@ describe('failures of the disk while a page is written to a segment', () => {
     await until(() => cache.stats().segment_slots_free === free, 'the slot')
     expect(end()).to.deep.equal([2])
     await expectNoTrace()
+  })
+
+  it('a replaced page whose tombstone could not be written goes with a delete that follows: what was deleted is on the disk in no version', async () => {
+    await open()
+    const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored('before')).index), errno: 'EIO', times: 1 })
+    // Another size, therefore another index file.
+    expect(await store(cache, ['before'], 3 * PAGE)).to.deep.equal(['stored'])
+    expect(end()).to.deep.equal([1])
+    expect(await cache.delete('before')).to.equal(true)
+    expect(new SegmentFiles(storageDir).pages()).to.deep.equal([])
+    await until(() => cache.stats().segment_slots_free === cache.stats().segment_slots, 'all slots')
+    expect(await store(cache, ['page'], PAGE)).to.deep.equal(['stored'])
+    expect(new SegmentFiles(storageDir).pages()).to.have.length(1)
+  })
+
+  it('nor is a delete answered that came before the tombstone of the replaced page', async () => {
+    await open()
+    const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored('before')).index), hang: true, times: 0 })
+    const replaced = store(cache, ['before'], 3 * PAGE)
+    expect(await cache.delete('before', { timeoutMs: 300 })).to.equal(false)
+    expect(new SegmentFiles(storageDir).pages()).to.have.length.greaterThan(0)
+    expect(end()[0]).to.be.greaterThan(0)
+    expect(await replaced).to.deep.equal(['stored'])
+    await until(() => cache.stats().segment_slots_free === cache.stats().segment_slots, 'all slots')
+    expect(new SegmentFiles(storageDir).pages()).to.deep.equal([])
   })
 
   it('a page that could not be replaced stays as it was', async () => {

@@ -74,6 +74,8 @@ export class SegmentSpace {
   #lastClass: SizeClass | null = null
   /** Segments that are to be empty, and what then. */
   readonly #leaving = new Map<Segment, () => void>()
+  /** Pages that cannot be found any more, and whose tombstones are not written. */
+  readonly #dying = new Set<number>()
   /** Tombstones that could not be written; they are tried again. */
   #unburied: (() => void)[] = []
   #retryTimer: NodeJS.Timeout | null = null
@@ -144,18 +146,36 @@ export class SegmentSpace {
     const { index } = this.#o
     this.#stateOf(index.segment(entry).extentBytes).cls.policy.remove(entry)
     index.hide(entry)
+    this.#dying.add(entry)
+  }
+
+  /**
+   * Copies of a page that are gone from the index, while the disk may still call them the page. Pinned: their slots are in nobody else's use until unpin(), whatever becomes of
+   * their own tombstones, so another tombstone of theirs does no harm.
+   */
+  pinDying(digest: Uint32Array): { readonly entry: number; readonly segment: Segment; readonly slot: number }[] {
+    const { index } = this.#o
+    const found: { readonly entry: number; readonly segment: Segment; readonly slot: number }[] = []
+    const its = new Uint32Array(4)
+    for (const entry of this.#dying) {
+      index.digestOf(entry, its)
+      if (its.every((word, i) => word === digest[i]) && index.pin(entry)) found.push({ entry, segment: index.segment(entry), slot: index.slot(entry) })
+    }
+    return found
   }
 
   /** Writes the tombstone of a page that begin() hid. */
   entomb(entry: number, written?: (ok: boolean) => void): void {
     const { index } = this.#o
     const segment = index.segment(entry)
+    this.#dying.add(entry)
     this.#entomb(this.#stateOf(segment.extentBytes), segment, index.slot(entry), entry, written)
   }
 
   /** The tombstone of a page that begin() hid is written. */
   entombed(entry: number): void {
     const { index } = this.#o
+    this.#dying.delete(entry)
     index.setFlags(entry, ENTOMBED)
     if (index.pins(entry) === 0) this.#free(entry)
   }
