@@ -114,6 +114,8 @@ export class Batcher {
   submit(request: TransferRequest): void {
     this.#unsettled++
     if (this.#queued >= QUEUE_REQUESTS_MAX) {
+      // It was never counted among those that wait.
+      request.left = true
       this.#refuse(request, `${QUEUE_REQUESTS_MAX} requests are waiting already`)
       return
     }

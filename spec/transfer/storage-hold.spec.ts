@@ -1,5 +1,6 @@
 import { expect } from 'chai'
 import { HiCacheError } from '../../lib/index.js'
+import { QUEUE_REQUESTS_MAX } from '../../lib/transfer/batcher.js'
 import { Field, Op, Status } from '../../lib/transfer/protocol.js'
 import type { Admission, StorageHold } from '../../lib/transfer/storage-hold.js'
 import { BatcherRig, settled } from '../support/batcher-rig.js'
@@ -179,6 +180,19 @@ describe('the place of a request in the segments', () => {
     rig.batches[0]!.done(0)
     await rig.batches[0]!.lose()
     expect([...begun.log, ...queued.log].filter(line => line.startsWith('ended'))).to.have.length(2)
+  })
+})
+
+describe('the number of requests that may wait', () => {
+  it('is a bound that what is refused does not move', async () => {
+    const rig = new BatcherRig()
+    const submit = (count: number): number => Array.from({ length: count }, (_, i) => rig.submit(Op.pageCheck, String(i), { fromStorage: true })).filter(({ results }) => results.length > 0).length
+    expect(submit(QUEUE_REQUESTS_MAX)).to.equal(0)
+    expect(submit(100)).to.equal(100)
+    expect(rig.batcher.queuedRequests).to.equal(QUEUE_REQUESTS_MAX)
+    rig.batcher.cancel(rig.batcher.pending(), cancelled)
+    await settled()
+    expect([rig.batcher.queuedRequests, rig.batcher.queuedBytes, rig.batcher.unsettled]).to.deep.equal([0, 0, 0])
   })
 })
 
