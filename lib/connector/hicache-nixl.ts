@@ -1,16 +1,16 @@
 import { inspect } from 'node:util'
 import { availableParallelism } from 'node:os'
-import { HiCacheError } from '../error.js'
+import { HiCacheError, describe } from '../error.js'
 import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
 import { KeyNames, checkKey } from '../keys/index.js'
 import { Arena } from '../memory/arena.js'
 import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
-import { DTYPES, describe, elementsOf, isDType, type DType } from '../memory/dtype.js'
+import { DTYPES, elementsOf, isDType, type DType } from '../memory/dtype.js'
 import { defaultArenaBytes } from '../memory/memory-limit.js'
 import { NixlRegistration, isShared, type NixlTuple, type Registrable } from '../memory/nixl-registration.js'
 import type { Pinnable } from '../memory/pinnable.js'
 import { hostMemory, quote, type Source, type Target, type Tensor } from '../memory/tensor.js'
-import { traceTransfer, type TransferContext } from '../observe/channels.js'
+import { isTraced, traceTransfer, type TransferContext } from '../observe/channels.js'
 import { Health, type HealthReport } from '../observe/health.js'
 import { silentLogger, type Logger } from '../observe/logger.js'
 import { Metrics, type Gauges } from '../observe/metrics.js'
@@ -432,65 +432,82 @@ export class HiCacheNixl implements AsyncDisposable {
 
   // Inside -----------------------------------------------------------------------------------------------------------------------------
 
-  /** `named`: the keys are stored keys already. `stride`: see PageStore.write(). */
+  /** `named`: the keys are stored keys already. `stride`: see PageStore.write(). Arguments are checked before anything starts; what is wrong with them becomes a rejection. */
   #write(pages: Iterable<readonly [string, Source]>, options?: CallOptions, named = false, stride = 1): Promise<WriteOutcome[]> {
-    return this.#call(options, () => {
+    try {
+      this.#checkOpen()
       const scope = this.#scope(options)
       checkPages(pages)
       const taken = taking(pages, page => this.#takeWrite(page, named))
+      const run = (): Promise<WriteOutcome[]> => new Promise(resolve => { this.#writeTaken(scope, taken, stride, resolve) })
+      if (!isTraced('write')) return run()
       const context: TransferContext = { op: 'write', pages: taken.length, bytes: taken.reduce((sum, { length }) => sum + length, 0) }
       return traceTransfer('write', context, async () => {
-        const outcomes = await new Promise<WriteOutcome[]>(resolve => {
-          const settled = new Array<WriteOutcome>(taken.length)
-          let left = taken.length
-          if (left === 0) resolve(settled)
-          const end = (i: number, outcome: WriteOutcome): void => {
-            const { pinned, length } = taken[i]!
-            pinned?.unpin()
-            settled[i] = outcome
-            this.#metrics.page('write', outcome.status, length, (performance.now() - scope.madeAt) / 1000)
-            if (--left === 0) resolve(settled)
-          }
-          if (this.#names.backupSkip) {
-            taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
-            return
-          }
-          this.#store.write(scope, taken, stride, end)
-          this.#watchScope(scope)
-        })
+        const outcomes = await run()
         context.outcomes = tally(outcomes)
         return outcomes
       })
-    })
+    } catch (error) {
+      return rejected(error)
+    }
+  }
+
+  #writeTaken(scope: CallScope, taken: readonly Pinned<PageToWrite>[], stride: number, resolve: (outcomes: WriteOutcome[]) => void): void {
+    const settled = new Array<WriteOutcome>(taken.length)
+    let left = taken.length
+    if (left === 0) resolve(settled)
+    const end = (i: number, outcome: WriteOutcome): void => {
+      const { pinned, length } = taken[i]!
+      pinned?.unpin()
+      settled[i] = outcome
+      this.#metrics.page('write', outcome.status, length, (performance.now() - scope.madeAt) / 1000)
+      if (--left === 0) resolve(settled)
+    }
+    if (this.#names.backupSkip) {
+      taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
+      return
+    }
+    this.#store.write(scope, taken, stride, end)
+    this.#watchScope(scope)
   }
 
   #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false, stride = 1): Promise<ReadOutcome<Target>[]> {
-    return this.#call(options, () => {
+    try {
+      this.#checkOpen()
       const scope = this.#scope(options)
       checkPages(pages)
       const taken = taking(pages, page => this.#takeRead(page, into, named))
+      if (!isTraced('read')) return new Promise(resolve => { this.#readTaken(scope, taken, stride, resolve) })
       const context: TransferContext = { op: 'read', pages: taken.length, bytes: taken.reduce((sum, { host }) => sum + (host?.bytes.byteLength ?? 0), 0) }
       return traceTransfer('read', context, async () => {
-        let bytes = 0
         const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
-          const settled = new Array<ReadOutcome<Target>>(taken.length)
-          let left = taken.length
-          if (left === 0) resolve(settled)
-          const end = (i: number, outcome: ReadOutcome<Target>, length: number): void => {
-            taken[i]!.pinned?.unpin()
-            settled[i] = outcome
-            bytes += outcome.ok ? length : 0
-            this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
-            if (--left === 0) resolve(settled)
-          }
-          this.#store.read(scope, taken, stride, end)
-          this.#watchScope(scope)
+          this.#readTaken(scope, taken, stride, (settled, bytes) => {
+            context.bytes = bytes
+            resolve(settled)
+          })
         })
         context.outcomes = tally(outcomes)
-        context.bytes = bytes
         return outcomes
       })
+    } catch (error) {
+      return rejected(error)
+    }
+  }
+
+  /** `resolve` gets the bytes of the pages that were hits, too. */
+  #readTaken(scope: CallScope, taken: readonly Pinned<PageToRead>[], stride: number, resolve: (outcomes: ReadOutcome<Target>[], bytes: number) => void): void {
+    const settled = new Array<ReadOutcome<Target>>(taken.length)
+    let bytes = 0
+    let left = taken.length
+    if (left === 0) resolve(settled, 0)
+    this.#store.read(scope, taken, stride, (i, outcome, length) => {
+      taken[i]!.pinned?.unpin()
+      settled[i] = outcome
+      bytes += outcome.ok ? length : 0
+      this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
+      if (--left === 0) resolve(settled, bytes)
     })
+    this.#watchScope(scope)
   }
 
   #takeWrite(page: readonly [string, Source], named: boolean): Pinned<PageToWrite> {
@@ -627,13 +644,6 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#health.closed()
   }
 
-  /** Runs a call whose arguments are checked by `run` itself, before anything starts: what it throws becomes a rejection. */
-  async #call<T>(options: CallOptions | undefined, run: () => Promise<T>): Promise<T> {
-    this.#checkOpen()
-    checkCallOptions(options)
-    return await run()
-  }
-
   #scope(options: CallOptions | undefined): CallScope {
     checkCallOptions(options)
     return new CallScope(options ?? {}, this.#timeoutMs)
@@ -675,6 +685,12 @@ type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: P
 const NO_MEMORY: RequestMemory = { kind: 'none' }
 const FRESH: RequestMemory = { kind: 'fresh' }
 const INTO_ARENA: RequestMemory = { kind: 'arena' }
+
+/** Promises reject with what was thrown, an error or (a caller's iterator may do so) anything else. */
+function rejected(error: unknown): Promise<never> {
+  // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
+  return Promise.reject(error)
+}
 
 /** Takes every page, or, with an error, none: the arguments of a call are checked before anything starts. */
 function taking<From, Page extends { readonly pinned: Pinnable | null }>(pages: Iterable<From>, take: (page: From) => Page): Page[] {

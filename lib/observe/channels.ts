@@ -22,6 +22,12 @@ const channels: Record<'read' | 'write', Channel> = {
   write: tracingChannel<unknown, TransferContext>('hicache-nixl:write'),
 }
 
+/** Has anybody subscribed to the events of these transfers? */
+export function isTraced(op: 'read' | 'write'): boolean {
+  const { start, end, asyncStart, asyncEnd, error } = channels[op]
+  return start.hasSubscribers || end.hasSubscribers || asyncStart.hasSubscribers || asyncEnd.hasSubscribers || error.hasSubscribers
+}
+
 /**
  * Runs a transfer with its channel's events around it. Subscribers run in the caller's async context, at the end too, whichever worker's message settled
  * the promise. Without subscribers this is `run()`.
@@ -30,7 +36,7 @@ const channels: Record<'read' | 'write', Channel> = {
  */
 export function traceTransfer<T>(op: 'read' | 'write', context: TransferContext, run: () => Promise<T>): Promise<T> {
   const { start, end, asyncStart, asyncEnd, error } = channels[op]
-  if (!(start.hasSubscribers || end.hasSubscribers || asyncStart.hasSubscribers || asyncEnd.hasSubscribers || error.hasSubscribers)) return run()
+  if (!isTraced(op)) return run()
 
   const fail = (thrown: unknown): void => {
     context.error = thrown
