@@ -126,6 +126,19 @@ describe('failures of the disk while a page is written to a segment', () => {
     await expectNoTrace()
   })
 
+  it('an index file that cannot be written keeps its own slots out of use, and no others that were to be free in the same turn', async () => {
+    await open()
+    expect(await store(cache, ['other'], 3 * PAGE)).to.deep.equal(['stored'])
+    expect(await store(cache, ['third'], 6 * PAGE)).to.deep.equal(['stored'])
+    const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored('before')).index), errno: 'EIO', times: 0 })
+    expect(await store(cache, ['before', 'other'], 6 * PAGE)).to.deep.equal(['stored', 'stored'])
+    const taken = (): number => cache.stats().segment_slots! - cache.stats().segment_slots_free!
+    await until(() => taken() === 4, 'the slot of the other index file')
+    expect(new SegmentFiles(storageDir).pages().map(({ key }) => key).sort()).to.deep.equal(['before', 'before', 'other', 'third'].map(stored))
+    expect(end()[0]).to.be.greaterThan(1)
+    await until(() => taken() === 3, 'its own slot')
+  })
+
   it('a replaced page whose tombstone could not be written goes with a delete that follows: what was deleted is on the disk in no version', async () => {
     await open()
     const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored('before')).index), errno: 'EIO', times: 1 })

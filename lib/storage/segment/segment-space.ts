@@ -286,10 +286,19 @@ export class SegmentSpace {
       this.#retryTimer = null
       const again = this.#unburied
       this.#unburied = []
-      for (const bury of again) bury()
+      void this.#buryAgain(again)
       this.#o.wake()
     }, ms).unref()
     return 'wait'
+  }
+
+  /** In a turn each, which is a request each: what cannot be written for one page must not keep those of others from being written, for ever. */
+  async #buryAgain(again: readonly (() => void)[]): Promise<void> {
+    for (const bury of again) {
+      if (this.#closed) return
+      bury()
+      await Promise.resolve()
+    }
   }
 
   #evict(state: ClassState, wanted: number): number {
