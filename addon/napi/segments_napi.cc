@@ -317,9 +317,14 @@ Napi::Value poll(const Napi::CallbackInfo& info) {
           if (!change.any && napi_get_null(out.env(), &null) == napi_ok) out.set(one, "loaded", null);
           else out.set(one, "loaded", loaded(out, change.loaded));
           out.set(one, "whole", ids(out, change.whole));
-          std::vector<uint32_t> asked;
-          for (const Change& slot : change.asked) asked.insert(asked.end(), {slot.segment, slot.slot});
-          out.set(one, "asked", ids(out, asked));
+          const napi_value asked = out.array(3 * change.asked.size());
+          size_t at = 0;
+          for (const Change& page : change.asked) {
+            out.set(asked, at++, out.number(page.segment));
+            out.set(asked, at++, out.number(page.slot));
+            out.set(asked, at++, number(out, page.generation));
+          }
+          out.set(one, "asked", asked);
           out.set(changes, i, one);
         }
         out.set(told, "changes", changes);
@@ -426,9 +431,13 @@ Napi::Value ask(const Napi::CallbackInfo& info) {
   std::vector<Change> slots;
   if (value.IsArray()) {
     const Napi::Array list = value.As<Napi::Array>();
-    for (uint32_t i = 0; i + 1 < list.Length() && arguments.ok; i += 2) slots.push_back({arguments.id_in(list.Get(i)), arguments.id_in(list.Get(i + 1))});
+    if (list.Length() % 3 != 0) arguments.wrong("needs segments, slots and generations in turn");
+    for (uint32_t i = 0; i + 2 < list.Length() && arguments.ok; i += 3) {
+      const uint32_t segment = arguments.id_in(list.Get(i)), slot = arguments.id_in(list.Get(i + 1));
+      slots.push_back({segment, slot, static_cast<uint64_t>(arguments.number_in(list.Get(i + 2), 1, bytes_max, "generations from 1 on"))});
+    }
   } else {
-    arguments.wrong("needs a list of segments and slots in turn");
+    arguments.wrong("needs a list of segments, slots and generations in turn");
   }
   if (!arguments.ok) return info.Env().Undefined();
   return run<Done>(

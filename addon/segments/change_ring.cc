@@ -59,14 +59,14 @@ void ChangeRing::encode(uint8_t* entry, uint64_t sequence, const Change& change)
   put<uint64_t>(entry, 0, sequence);
   put<uint32_t>(entry, 8, change.segment);
   put<uint32_t>(entry, 12, change.slot);
-  put<uint64_t>(entry, 16, crc64(entry, 16));
-  put<uint64_t>(entry, 24, 0);
+  put<uint64_t>(entry, 16, change.generation);
+  put<uint64_t>(entry, 24, crc64(entry, 24));
 }
 
 bool ChangeRing::decode(const uint8_t* entry, uint64_t& sequence, Change& change) {
   sequence = take<uint64_t>(entry, 0);
-  if (sequence == 0 || take<uint64_t>(entry, 16) != crc64(entry, 16)) return false;
-  change = {take<uint32_t>(entry, 8), take<uint32_t>(entry, 12)};
+  if (sequence == 0 || take<uint64_t>(entry, 24) != crc64(entry, 24)) return false;
+  change = {take<uint32_t>(entry, 8), take<uint32_t>(entry, 12), take<uint64_t>(entry, 16)};
   return true;
 }
 

@@ -1,6 +1,6 @@
 // The ring of changes of a writer's folder: which slot records were rewritten lately, so that other processes need not read them all again. A file of a 4096-byte
-// header (8 bytes magic, u32 version, u32 entries, zeros) and 65536 entries of 32 bytes (u64 sequence from 1 on, u32 segment, u32 slot, u64 CRC of these 16 bytes,
-// zeros); the entry with sequence S lies at index S % 65536.
+// header (8 bytes magic, u32 version, u32 entries, zeros) and 65536 entries of 32 bytes (u64 sequence from 1 on, u32 segment, u32 slot, u64 generation, u64 CRC of these
+// 24 bytes); the entry with sequence S lies at index S % 65536.
 //
 // Writing is by the folder's owner alone: one ring a folder and process, found by the folder's path from whatever agent writes there.
 #pragma once
@@ -18,6 +18,8 @@ namespace hicache {
 
 struct Change {
   uint32_t segment = 0, slot = 0;
+  // 0: a record of this folder was rewritten. Else the slot is another writer's, who is asked to give up the page whose record has this generation.
+  uint64_t generation = 0;
 };
 
 class ChangeRing {

@@ -618,7 +618,8 @@ void follow(int folder, const std::string& name, const DigestSeed& seed, FolderC
   std::map<uint32_t, std::vector<uint32_t>> slots;
   std::set<uint32_t> whole;
   for (const Change& change : tail.changes) {
-    if (change.slot == whole_segment) whole.insert(change.segment);
+    if (change.generation != 0) out.asked.push_back(change);
+    else if (change.slot == whole_segment) whole.insert(change.segment);
     else slots[change.segment].push_back(change.slot);
   }
   Loader loader(seed, out.loaded);
@@ -627,9 +628,7 @@ void follow(int folder, const std::string& name, const DigestSeed& seed, FolderC
     if (whole.count(id) != 0) continue;
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());
-    if (loader.add_slots(folder, name, id, list)) continue;
-    whole.insert(id);
-    for (const uint32_t slot : list) out.asked.push_back({id, slot});
+    if (!loader.add_slots(folder, name, id, list)) whole.insert(id);
   }
   out.any = true;
   out.whole.assign(whole.begin(), whole.end());

@@ -42,7 +42,7 @@ struct FolderChanges {
   bool any = false;  // `loaded` says something
   Loaded loaded;
   std::vector<uint32_t> whole;
-  // Slots of segments that are not in this folder: its writer asks their owner to give them up.
+  // Slots of other folders' segments: this one's writer asks their owner to give up the pages that had these generations.
   std::vector<Change> asked;
 };
 struct Polled {
@@ -73,7 +73,7 @@ struct Reassigned {
 Reassigned reassign(const std::string& directory, const std::string& folder, uint32_t id, uint32_t extent_bytes);
 void release(const std::string& directory, const std::string& folder, uint32_t id);
 std::vector<uint32_t> adopt(const std::string& directory, const std::string& folder);
-// Tells the owners of these slots, which are in other folders, that their pages shall go.
+// Tells the owners of these slots, which are in other folders, that the pages of these generations (none is 0) shall go.
 void ask(const std::string& directory, const std::string& folder, const std::vector<Change>& slots);
 void set_wants(const std::string& directory, const std::string& folder, bool wanted);
 std::string records(const std::string& directory, const std::string& folder, uint32_t id);

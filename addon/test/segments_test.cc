@@ -469,6 +469,25 @@ void polling(const std::string& base) {
   CHECK_EQ(ring->append(many.data(), 1), 0);
   CHECK(ask().changes[0].lapped);
   sequence = ring->head();
+  // Requests for pages of others come as such, among changes and whoever has the segment, and their generations cannot be damaged unseen.
+  const std::vector<Change> told{{77, 5, uint64_t{1} << 52}, {granted.id, 7}, {granted.id, 2, 3}};
+  CHECK_EQ(ring->append(told.data(), told.size()), 0);
+  {
+    const Polled polled = ask();
+    const std::vector<Change>& asked = polled.changes[0].asked;
+    CHECK_EQ(asked.size(), 2u);
+    CHECK(asked[0].segment == 77 && asked[0].slot == 5 && asked[0].generation == uint64_t{1} << 52);
+    CHECK(asked[1].segment == granted.id && asked[1].slot == 2 && asked[1].generation == 3);
+    CHECK(polled.changes[0].whole.empty());
+    const std::vector<Row> rows = rows_of(polled.changes[0].loaded);
+    CHECK(rows.size() == 1 && rows[0].slot == 7);
+  }
+  segments::ask(directory.path, writer.folder(), {{78, 6, 9}});
+  CHECK_EQ(ask().changes[0].asked[0].segment, 78u);
+  segments::ask(directory.path, writer.folder(), {{78, 6, 9}, {79, 6, 9}});
+  overwrite(writer.path() + "/changes", ChangeRing::place_of(ring->head() - 1) + 16, "\x08", 1);
+  CHECK(ask().changes[0].lapped);
+  sequence = ring->head();
   // Segments as a whole.
   const Reassigned reassigned = reassign(directory.path, writer.folder(), granted.id, 4 * extent);
   CHECK_EQ(reassigned.slots, segment_bytes / extent / 4);

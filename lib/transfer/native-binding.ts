@@ -171,7 +171,7 @@ export interface FolderChanges {
    * Segments that changed as a whole: forget every page of them, then take the rows of `loaded`. Those that are not among `loaded.segments` are gone.
    */
   readonly whole: readonly number[]
-  /** Slots of segments that are not in this folder, segment id and slot in turn: its writer asks their owner to give their pages up. */
+  /** Other folders' pages, segment id, slot and generation of each in turn: this folder's writer asks their owner to give them up, if they are there still. */
   readonly asked: readonly number[]
 }
 
@@ -240,8 +240,8 @@ export interface NativeSegments {
   release(directory: string, folder: string, id: number): Promise<void>
   /** Merges the folders of writers that have died meanwhile into ours. Answers the ids of their segments: load() them. */
   adopt(directory: string, folder: string): Promise<number[]>
-  /** Asks the owners of these slots (segment id and slot in turn), which are in other folders, to give their pages up. */
-  ask(directory: string, folder: string, slots: readonly number[]): Promise<void>
+  /** Asks the owners of these pages (segment id, slot and generation, from 1 on, of each in turn), which are in other folders, to give them up. */
+  ask(directory: string, folder: string, pages: readonly number[]): Promise<void>
   /** Asks the others to give space back, or no longer. */
   wants(directory: string, folder: string, wanted: boolean): Promise<void>
   /** The page records of a segment, 512 bytes each. */

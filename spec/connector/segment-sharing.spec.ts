@@ -2,6 +2,7 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import type { HiCacheNixl, PageInfo } from '../../lib/index.js'
+import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { SegmentFiles } from '../trials/segment-files.js'
 import { hangPages } from '../support/layouts.js'
 import { bounded, until } from '../support/planned-faults.js'
@@ -116,7 +117,48 @@ for (const [where, processes] of [['one process', 1], ['two processes', 2]] as c
       expect(tally(await look(late, keys, PAGE))).to.deep.equal({ hit: 5 })
     })
 
+    it('gives up a page that is asked for by its generation, and leaves what has come into the slot since', async () => {
+      const { segments: native } = loadAddon()
+      const { folder, ownerFd } = await native.open(storageDir)
+      bench.atEnd(() => native.closeWriter(storageDir, folder, ownerFd))
+      // Large pages, of which a segment has few: slots are used again soon.
+      const large = 300 * KIB
+      let version = 0
+      await until(async () => {
+        expect(await store(mine, ['stays'], large, ++version)).to.deep.equal(['stored'])
+        return placeOf(storageDir, 'stays__0_1').generation > 1
+      }, 'a slot that is used again')
+      await store(mine, ['goes'], large)
+      const [stays, goes] = [placeOf(storageDir, 'stays__0_1'), placeOf(storageDir, 'goes__0_1')]
+      const requests = [stays.segment, stays.slot, stays.generation - 1, goes.segment, goes.slot, goes.generation]
+      await until(async () => {
+        // Again, as one that came before this folder is followed is not heard.
+        await native.ask(storageDir, folder, requests)
+        return !await mine.exists('goes')
+      }, 'the end of the page that was asked for')
+      expect(await look(mine, ['stays', 'goes'], large, version)).to.deep.equal(['hit', 'absent'])
+      expect(placeOf(storageDir, 'stays__0_1')).to.deep.equal(stays)
+    })
+
     if (processes === 1) return
+
+    it('an older copy goes although its writer hears of the newer one only when that is gone, too', async () => {
+      const keys = numbered('page', 120)
+      await theirs.write(keys)
+      await theirs.write(['kept'])
+      await until(async () => await mine.batchExists([...keys, 'kept']) === 121, 'the pages of the other')
+      remote!.process.kill('SIGSTOP')
+      try {
+        expect(tally(await store(mine, keys, PAGE, 1))).to.deep.equal({ stored: 120 })
+        expect(await Promise.all(keys.map(key => mine.delete(key)))).to.deep.equal(keys.map(() => true))
+      } finally {
+        remote!.process.kill('SIGCONT')
+      }
+      await until(async () => (await theirs.stats()).segment_pages === 1, 'the end of the older copies')
+      expect(tally(await theirs.read(keys))).to.deep.equal({ absent: 120 })
+      expect(await theirs.read(['kept'])).to.deep.equal(['hit'])
+      expect(await mine.batchExists(keys)).to.equal(0)
+    })
 
     it('what a writer leaves when it ends is taken over by one that lives', async () => {
       const keys = numbered('page', 12)

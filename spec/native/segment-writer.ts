@@ -69,7 +69,7 @@ export class SegmentWriter {
     for (let at = 4096; at < ring.length; at += 32) {
       const sequence = ring.readBigUInt64LE(at), slot = ring.readUInt32LE(at + 12)
       if (sequence === 0n || slot >= SLOTS || ring.readUInt32LE(at + 8) !== this.id) continue
-      if (ring.readBigUInt64LE(at + 16) === addon.crc64(ring.subarray(at, at + 16))) told.push({ sequence, slot })
+      if (ring.readBigUInt64LE(at + 24) === addon.crc64(ring.subarray(at, at + 24))) told.push({ sequence, slot })
     }
     return told.sort((one, other) => Number(one.sequence - other.sequence)).map(({ slot }) => slot)
   }

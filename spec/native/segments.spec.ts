@@ -235,6 +235,21 @@ describe('the folders of the segment layout', () => {
     expect((await ask(released.sequence)).changes[0]).to.include({ gone: true })
   })
 
+  it('ask each other for pages, each by its generation', async () => {
+    const directory = await bench.directory()
+    const mine = await writer(directory)
+    const theirs = await writer(directory)
+    const { id } = await mine.grant()
+    const { sequence } = await segments.load(directory, theirs.folder, SEED, null)
+    const pages = [id, 3, 1, id, 4, 2 ** 40 + 7, 0xfffffffe, 5, Number.MAX_SAFE_INTEGER]
+    await segments.ask(directory, theirs.folder, pages)
+    const { changes: [change] } = await segments.poll(directory, mine.folder, [{ folder: theirs.folder, sequence }], SEED)
+    expect(change).to.deep.include({ asked: pages, whole: [], sequence: sequence + 3, lapped: false })
+    for (const wrong of [[id, 3], [id, 3, 0], [id, 3, 0.5], [id, 3, 2 ** 53], [-1, 3, 1], 'pages']) {
+      expect(() => segments.ask(directory, theirs.folder, wrong as number[]), String(wrong)).to.throw('segments.ask needs')
+    }
+  })
+
   it('of two processes never take more than the capacity, whoever asks first', async () => {
     const directory = await bench.directory()
     const capacity = 16 * 1024 * KIB

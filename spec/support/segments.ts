@@ -57,7 +57,16 @@ export function tally(words: readonly string[]): Record<string, number> {
   return counts
 }
 
-export interface PagePlace { readonly data: string; readonly dataAt: number; readonly index: string; readonly recordAt: number; readonly bytes: number }
+export interface PagePlace {
+  readonly data: string
+  readonly dataAt: number
+  readonly index: string
+  readonly recordAt: number
+  readonly bytes: number
+  readonly segment: number
+  readonly slot: number
+  readonly generation: number
+}
 
 /** Where the one page of that stored key lies, as the records on the disk tell it. */
 export function placeOf(storageDir: string, storedKey: string): PagePlace {
@@ -68,7 +77,8 @@ export function placeOf(storageDir: string, storedKey: string): PagePlace {
       const found = slotsOf(content).find(({ state, key }) => state === 'page' && key === storedKey)
       if (!found) continue
       return {
-        data: index.replace(/index$/, 'data'), dataAt: found.slot * content.readUInt32LE(EXTENT_BYTES_AT), index, recordAt: HEADER_BYTES + RECORD_BYTES * found.slot, bytes: found.length
+        data: index.replace(/index$/, 'data'), dataAt: found.slot * content.readUInt32LE(EXTENT_BYTES_AT), index, recordAt: HEADER_BYTES + RECORD_BYTES * found.slot, bytes: found.length,
+        segment: Number.parseInt(file, 16), slot: found.slot, generation: Number(found.generation)
       }
     }
   }

@@ -11,14 +11,13 @@ import type { StoreSettings } from '../store-parts.js'
 import { PageIndex } from './page-index.js'
 import { Segment } from './segment.js'
 import { SegmentSpace } from './segment-space.js'
-import { RECORD_BYTES, SlotRecord } from './slot-record.js'
 import { TombstonesHold, type Tombstone } from './tombstones-hold.js'
 
 /** How often the other writers' changes are read: their pages are seen within 50 ms. */
 const POLL_EVERY_MS = 40
 /** How often it is looked whether there are other writers, while none is known. A read that misses looks too. */
 const LOOK_EVERY_MS = 400
-/** A deleted page of another writer that is there still is asked for again after so long, so often. */
+/** A page of another writer that was asked for and is there still is asked for again after so long, so often. */
 const ASK_AGAIN_MS = 200
 const ASK_TRIES_MAX = 20
 /** How long a read waits for a look at what the others have changed. */
@@ -59,8 +58,9 @@ export interface SegmentDirectoryOptions {
   readonly tellPolicies: () => boolean
 }
 
-/** A page of another writer that was deleted here. */
-interface Asked { readonly folder: string; readonly segment: number; readonly slot: number; readonly generation: number; readonly again: number; readonly tries: number }
+/** A page of another writer that was deleted or replaced here. */
+interface Asked { readonly segment: number; readonly slot: number; readonly generation: number; readonly again: number; readonly tries: number }
+interface Asking { readonly pages: Asked[]; readonly told: (() => void)[] }
 
 interface Followed { sequence: number; readonly segments: Map<number, Segment> }
 
@@ -80,6 +80,8 @@ export class SegmentDirectory {
   /** The other writers have been looked for, and what they hold has been read. */
   #looked = false
   #asked: Asked[] = []
+  /** Those that are asked for in this turn, and who waits for it. */
+  #asking: Asking | null = null
   #polledAt = -Infinity
   #adoptAt = 0
   #writtenAt = 0
@@ -157,49 +159,75 @@ export class SegmentDirectory {
     if (segment.own) this.space.classOf(segment.extentBytes).leases.lease(entry, now)
   }
 
-  /** A page goes: of ours with a tombstone; another writer's is forgotten here, and stays there. */
-  drop(entry: number, written?: (ok: boolean) => void): void {
-    if (this.index.segment(entry).own) {
-      this.space.drop(entry, written)
-    } else {
-      this.index.remove(entry)
-      written?.(true)
-    }
+  /** A page that cannot be read: of ours it goes with a tombstone; another writer's is forgotten here, and stays there. */
+  drop(entry: number): void {
+    if (this.index.segment(entry).own) this.space.drop(entry)
+    else this.index.remove(entry)
   }
 
-  /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms of following us. */
-  ask(entry: number): void {
+  /** A newer copy takes the page's place. `written`: of ours, its tombstone is (or is not, and will be tried again); of another writer's, it has been asked for. */
+  replace(entry: number, written: () => void): void {
+    if (this.index.segment(entry).own) this.space.drop(entry, written)
+    else this.ask(entry, written)
+  }
+
+  /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms of following us. `told`: the request is in the ring, or could not be put there. */
+  ask(entry: number, told?: () => void): void {
     const segment = this.index.segment(entry)
     const slot = this.index.slot(entry)
-    const asked = { folder: segment.folder, segment: segment.id, slot, generation: segment.generations[slot]!, again: performance.now() + ASK_AGAIN_MS, tries: 0 }
+    const generation = segment.generations[slot]!
     this.index.remove(entry)
-    this.#asked.push(asked)
-    this.#ask([asked])
+    // No writer of ours counts so far: damage that happens to hold, and nothing to ask for.
+    if (generation < 1 || !Number.isSafeInteger(generation)) {
+      told?.()
+      return
+    }
+    const page = { segment: segment.id, slot, generation, again: performance.now() + ASK_AGAIN_MS, tries: 0 }
+    this.#asked.push(page)
+    this.#ask([page], told)
   }
 
-  #ask(asked: readonly Asked[]): void {
+  /** All of one turn are one call: a batch of writes may replace hundreds. */
+  #ask(pages: readonly Asked[], told?: () => void): void {
     const { native, path, folder } = this.opened
-    native.ask(path, folder, asked.flatMap(({ segment, slot }) => [segment, slot])).catch((error: unknown) => {
-      if (!this.#stopped) this.#o.logger.warn('A page of another process could not be deleted.', { path, error: String(error) })
-    })
+    let asking = this.#asking
+    if (!asking) {
+      const fresh: Asking = asking = this.#asking = { pages: [], told: [] }
+      queueMicrotask(() => {
+        this.#asking = null
+        native.ask(path, folder, fresh.pages.flatMap(({ segment, slot, generation }) => [segment, slot, generation])).catch((error: unknown) => {
+          if (!this.#stopped) this.#o.logger.warn('Pages of another process could not be deleted.', { path, pages: fresh.pages.length, error: String(error) })
+        }).finally(() => { for (const one of fresh.told) one() })
+      })
+    }
+    asking.pages.push(...pages)
+    if (told) asking.told.push(told)
   }
 
-  /** An owner that has not followed us yet when it was asked never hears of it: what is there still is asked for once more. */
-  async #askAgain(): Promise<void> {
-    const { native, path } = this.opened
-    const due = this.#asked.filter(({ again }) => performance.now() >= again)
-    if (due.length === 0) return
+  /** An owner that had not followed us yet when it was asked never hears of it: what is there still, as far as its changes have been read, is asked for once more. */
+  #askAgain(): void {
+    if (this.#asked.length === 0) return
+    const now = performance.now()
+    const segments = new Map<number, Segment>()
+    for (const segment of this.index.segments()) segments.set(segment.id, segment)
     const left: Asked[] = []
-    for (const [segment, asked] of groups(due)) {
-      const records = await native.records(path, asked[0]!.folder, segment).catch(() => NO_META)
-      for (let at = 0; at + RECORD_BYTES <= records.length; at += RECORD_BYTES) {
-        const record = SlotRecord.decode(records, at)
-        const one = record && asked.find(({ slot, generation }) => slot === record.slot && generation === record.generation)
-        if (one && one.tries < ASK_TRIES_MAX) left.push({ ...one, again: performance.now() + ASK_AGAIN_MS, tries: one.tries + 1 })
+    const due: Asked[] = []
+    const ours: number[] = []
+    for (const one of this.#asked) {
+      const segment = segments.get(one.segment)
+      // Its owner has died, and it is ours by now: nobody else will.
+      if (segment?.own === true) ours.push(one.segment, one.slot, one.generation)
+      else if (now < one.again) left.push(one)
+      // A segment that is not known may be on its way from one folder to another, and have the page still.
+      else if ((segment === undefined || segment.generations[one.slot] === one.generation) && one.tries < ASK_TRIES_MAX) {
+        const again = { ...one, again: now + ASK_AGAIN_MS, tries: one.tries + 1 }
+        left.push(again)
+        if (segment !== undefined) due.push(again)
       }
     }
-    this.#asked = [...this.#asked.filter(one => !due.includes(one)), ...left]
-    if (left.length > 0 && !this.#stopped) this.#ask(left)
+    this.#asked = left
+    this.#giveUp(ours)
+    if (due.length > 0 && !this.#stopped) this.#ask(due)
   }
 
   /** Reads what the others have changed. */
@@ -230,6 +258,7 @@ export class SegmentDirectory {
     // They were another's until now.
     for (const followed of this.#followed.values()) for (const id of ids) this.#forget(followed, id)
     this.#takeOver(loaded)
+    this.#askAgain()
     this.#o.metrics.count('segments_adopted', ids.length)
     this.#o.logger.info('Segments of a writer that has died were taken over.', { path, segments: ids.length })
     return ids.length
@@ -262,7 +291,7 @@ export class SegmentDirectory {
       this.#follow(name, followed, loaded)
     }
     this.#looked = true
-    await this.#askAgain()
+    this.#askAgain()
     if (folders.some(({ wants, live }) => wants && live)) this.space.share(this.liveWriters)
     if (folders.some(({ live, machine }) => !live && machine === 'this') && performance.now() >= this.#adoptAt) {
       this.#adoptAt = performance.now() + ADOPT_EVERY_MS
@@ -270,18 +299,17 @@ export class SegmentDirectory {
     }
   }
 
-  /** Another process has deleted pages of ours. (One that came into the slot meanwhile goes in its stead: a cache may lose a page, and this takes 40 ms.) */
-  #giveUp(slots: readonly number[]): void {
-    for (let i = 0; i < slots.length; i += 2) {
-      const segment = this.#ownSegment(slots[i]!)
-      const entry = segment?.entries[slots[i + 1]!] ?? -1
-      if (entry >= 0 && !this.index.isHidden(entry)) this.space.drop(entry)
+  /** Another process has deleted or replaced pages of ours: segment id, slot and generation of each in turn. What has come into a slot since was not meant. */
+  #giveUp(pages: readonly number[]): void {
+    if (pages.length === 0) return
+    const own = new Map<number, Segment>()
+    for (const segment of this.index.segments()) if (segment.own) own.set(segment.id, segment)
+    for (let i = 0; i < pages.length; i += 3) {
+      const segment = own.get(pages[i]!)
+      const slot = pages[i + 1]!
+      const entry = segment?.entries[slot] ?? -1
+      if (segment && entry >= 0 && segment.generations[slot] === pages[i + 2] && !this.index.isHidden(entry)) this.space.drop(entry)
     }
-  }
-
-  #ownSegment(id: number): Segment | null {
-    for (const segment of this.index.segments()) if (segment.own && segment.id === id) return segment
-    return null
   }
 
   #follow(folder: string, followed: Followed, loaded: LoadedFolder): void {
@@ -368,14 +396,4 @@ export class SegmentDirectory {
     }))
     scope.watch(this.#o.batcher.cancel)
   }
-}
-
-function groups(asked: readonly Asked[]): Map<number, Asked[]> {
-  const bySegment = new Map<number, Asked[]>()
-  for (const one of asked) {
-    const known = bySegment.get(one.segment)
-    if (known) known.push(one)
-    else bySegment.set(one.segment, [one])
-  }
-  return bySegment
 }
