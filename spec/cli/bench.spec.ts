@@ -4,9 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ArmSummary, measures, median } from '../../lib/cli/workload/arm-summary.js'
 import { limitSteps, measuredSteps, ownSteps, type ArmSample, type BenchArm, type BenchOp } from '../../lib/cli/workload/bench-arm.js'
+import { CHECKSUMS, LAYOUTS } from '../../lib/cli/workload/bench-plan.js'
+import { nameOf, withStores } from '../../lib/cli/workload/bench-stores.js'
 import { InterleavedRounds } from '../../lib/cli/workload/interleaved-rounds.js'
 import { MainThreadWatch } from '../../lib/cli/workload/main-thread-watch.js'
 import { StampedBuffers } from '../../lib/cli/workload/stamped-buffers.js'
+import { UNCHECKED_READS, type UncheckedReads } from '../../lib/connector/unchecked-reads.js'
+import type { HiCacheNixl } from '../../lib/index.js'
 import { captureCli } from '../support/captured-cli.js'
 
 type Entry = Record<string, unknown>
@@ -34,7 +38,7 @@ describe('bench', () => {
     expect(runs.map(({ op, zeroCopy }) => `${String(op)} ${String(zeroCopy)}`)).to.have.members(['read true', 'read false', 'write true', 'write false'])
     for (const run of runs) {
       expect(run).to.include.keys(RUN_KEYS)
-      expect(run).to.include({ storageLayout: 'file', pageBytes: 65536, batch: 8, workers: 1, inFlight: 3, checksum: true, capacityBytes: null })
+      expect(run).to.include({ storageLayout: 'file', pageBytes: 65536, batch: 8, workers: 1, inFlight: 3, checksum: 'on', capacityBytes: null })
       expect(run.mibPerSecond).to.be.a('number').greaterThan(0)
       expect(run.p99Us).to.be.at.least(run.p50Us as number)
       expect(run.against).to.include.keys('device-limit', 'cpp-loop', 'fs-promises', 'lmdb', 'lmdb-nosync')
@@ -87,7 +91,7 @@ describe('bench', () => {
     expect(runs.map(({ op, zeroCopy }) => `${String(op)} ${String(zeroCopy)}`)).to.have.members(
       ['write', 'set', 'one-batch-write', 'read', 'get', 'one-batch-read', 'mix'].flatMap(op => [`${op} true`, `${op} false`]))
     for (const run of runs) {
-      expect(run).to.include({ storageLayout: 'segment', capacityBytes: 8 * 2 ** 20, checksum: true })
+      expect(run).to.include({ storageLayout: 'segment', capacityBytes: 8 * 2 ** 20, checksum: 'on' })
       expect(run.mibPerSecond, String(run.op)).to.be.greaterThan(0)
     }
     expect(lookups[0]).to.include({ storageLayout: 'segment', pages: 16 })
@@ -118,8 +122,41 @@ describe('bench', () => {
     expect(stdout).not.to.match(/Write 64|copying|C\+\+ loop, a|device limit\b.*MiB/)
   })
 
+  it('reads with and without checksums, and writes with them', async () => {
+    const { runs, lookups, churn } = await bench('--layout', 'file,segment', '--capacity', '8MiB', '--ops', 'write,read,get,one-batch,mix,lookup,churn', '--evictions', '10', '--checksum', 'on,off', '--zero-copy',
+      '--only', 'hicache', '--rounds', '1')
+    const found = runs.map(({ storageLayout, op, checksum }) => `${String(storageLayout)} ${String(op)} ${String(checksum)}`)
+    const reads = ['read', 'get', 'one-batch-read', 'mix'].flatMap(op => [`${op} on`, `${op} off`])
+    expect(found).to.have.members(['file', 'segment'].flatMap(layout => ['write on', 'one-batch-write on', ...reads].map(run => `${layout} ${run}`)))
+    for (const run of runs) expect(run.mibPerSecond, String(run.op)).to.be.greaterThan(0)
+    expect(lookups).to.have.length(2)
+    expect(churn).to.have.length(1)
+    expect(await readdir(folder)).to.deep.equal([])
+  })
+
+  it('says in its tables which reads were unchecked, also where all were', async () => {
+    const tables = async (checksum: string): Promise<string> => {
+      const { code, stdout, stderr } = await captureCli(['bench', '--quick', '--bytes', '1MiB', '--batch', '4', '--layout', 'file', '--checksum', checksum, '--zero-copy', '--only', 'hicache', '--workers', '1',
+        '--rounds', '1', '--storage-dir', folder])
+      expect(code, stderr).to.equal(0)
+      return stdout.replace(/[0-9.,]+/g, '')
+    }
+    const both = await tables('on,off')
+    expect(both.match(/zero copy +checksum off/g), both).to.have.length(1)
+    expect(both.match(/zero copy/g), both).to.have.length(3)
+    const off = await tables('off')
+    expect(off.match(/zero copy +checksum off/g), off).to.have.length(1)
+    expect(off.match(/zero copy/g), off).to.have.length(2)
+    expect(await tables('on')).not.to.include('checksum')
+  })
+
+  it('refuses to leave checksums out where nothing is read', async () => {
+    expect(await captureCli(['bench', '--checksum', 'off', '--ops', 'write,lookup', '--storage-dir', folder])).to.include({ code: 2 })
+      .and.have.property('stderr').that.matches(/--checksum: off is for operations that read/)
+  })
+
   for (const [option, value] of [
-    ['--page-bytes', '1000'], ['--batch', '0'], ['--ops', 'erase'], ['--only', 'disk'], ['--rounds', '0'], ['--checksum', 'off'], ['--layout', 'objects'], ['--engine', 'steam'],
+    ['--page-bytes', '1000'], ['--batch', '0'], ['--ops', 'erase'], ['--only', 'disk'], ['--rounds', '0'], ['--checksum', 'on,maybe'], ['--layout', 'objects'], ['--engine', 'steam'],
     ['--workers', '1,0'], ['--ops', 'churn'],
   ] as const) {
     it(`refuses ${option} ${value}`, async () => {
@@ -135,6 +172,17 @@ describe('steps of a round', () => {
     expect([...ownSteps(measuredSteps(['lookup']), true)]).to.deep.equal(['lookup'])
     expect([...ownSteps(measuredSteps(['set']), false)]).to.deep.equal(['set'])
     expect([...limitSteps(measuredSteps(['set', 'get', 'mix', 'lookup']))]).to.have.members(['write', 'read'])
+  })
+})
+
+describe('stores of a benchmark', () => {
+  it('read unchecked where --checksum off is asked for, and nowhere else', async () => {
+    const opened: UncheckedReads[] = []
+    const context = { withCache: async <T>(use: (cache: HiCacheNixl) => Promise<T>, extra: UncheckedReads) => { opened.push(extra); return await use(null as never) } }
+    const kinds = CHECKSUMS.flatMap(checksum => LAYOUTS.map(layout => ({ layout, engine: 'auto', workers: 1, checksum } as const)))
+    const folders = await withStores(context as never, { threads: null } as never, kinds, { directory: '/bench', arenaBytes: 1, capacity: 1 }, async stores => await Promise.resolve(stores.map(({ kind }) => nameOf(kind))))
+    expect(opened.map(options => options[UNCHECKED_READS])).to.deep.equal([undefined, undefined, true, true])
+    expect(new Set(folders).size).to.equal(4)
   })
 })
 

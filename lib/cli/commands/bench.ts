@@ -38,7 +38,7 @@ export const options: OptionSpecs = {
   'zero-copy': { type: 'boolean', help: 'Only arena memory as source and target.' },
   copying: { type: 'boolean', help: 'Only ordinary memory as source and target. Default: both.' },
   only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs, lmdb, ring. Default: all. Memory is told apart best with hicache alone.' },
-  checksum: { type: 'string', choices: ['on', 'off'], help: 'on: pages are always checked; there is no other way to read them.' },
+  checksum: { type: 'string', value: 'LIST', help: 'Whether reads check the bytes of a page, with commas between: on, off. Writes always compute the checksum. Default: on.' },
   quick: { type: 'boolean', help: 'A try in a few seconds: 64 KiB pages, 2 rounds of 8 MiB. Not for figures.' },
 }
 
@@ -51,8 +51,11 @@ write and read move batches; set and get move single pages, a batch of them in o
 written, beside a C++ ring (ring) that does the same. lookup asks batchExists() for page hashes. churn (segment layout) fills a store, passes over it once, evicts --evictions pages and \
 passes over it again, the device's limit in between.
 
-A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were; what is read there are pages that it keeps from the first round on. Every page that is read is checked, a stamp of each and \
-all bytes of the last ones. Making contents, touching the memory and removing files (at the end, where there is room) are not timed. A page's time is that from handing it over \
+--checksum off opens a store whose reads do not compare a page with its checksum, which shows what checking costs (length and key are still compared); on,off measures \
+reads of both, and writes once. Only this command can read so: no option of the library, no configuration and no variable leads there.
+
+A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were; what is read there are pages that it keeps from the first round on. Every page that is read is looked at, a stamp of each and \
+all bytes of the last ones; with --checksum off that alone tells a wrong one. Making contents, touching the memory and removing files (at the end, where there is room) are not timed. A page's time is that from handing it over \
 until its outcome is known: pages of one batch share the time of the call. What is read through the page cache never meets the device.`
 
 /** Records, folders, and what the file system itself takes. */
@@ -116,7 +119,7 @@ function spaceOf(plan: BenchPlan, pageBytes: number): { round: number; fixed: nu
   return {
     round: (peers * bytes + files.reduce((sum, store) => sum + plan.roundBytes(pageBytes, store), 0)) * SPACE_FACTOR,
     fixed: (device + (ours.length - files.length) * plan.capacityFor(pageBytes)) * SPACE_FACTOR,
-    churn: plan.ops.includes('churn') ? (bytes + plan.stores.length * plan.churnCapacity(pageBytes)) * SPACE_FACTOR : 0,
+    churn: plan.ops.includes('churn') ? (bytes + plan.churnStores.length * plan.churnCapacity(pageBytes)) * SPACE_FACTOR : 0,
   }
 }
 

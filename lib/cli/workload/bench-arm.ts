@@ -62,9 +62,12 @@ export function ownSteps(measured: ReadonlySet<BenchOp>, keeps: boolean): Readon
   return steps
 }
 
+/** Steps in which pages are read: what it costs to check them shows there and nowhere else. */
+export const READING_STEPS: readonly BenchOp[] = ['read', 'get', 'one-batch-read', 'mix']
+
 /** Is there anything that needs pages to be there? */
 export function readsPages(measured: ReadonlySet<BenchOp>): boolean {
-  return ['read', 'get', 'one-batch-read', 'mix', 'lookup'].some(op => measured.has(op as BenchOp))
+  return measured.has('lookup') || READING_STEPS.some(op => measured.has(op))
 }
 
 /** Of the device's limit. */

@@ -2,7 +2,7 @@ import type { Options } from '../command.js'
 import { parseBytes } from '../format.js'
 import { CAPACITY } from '../store-options.js'
 import { UsageError } from '../usage-error.js'
-import { measuredSteps, OPS, ownSteps, readsPages, type BenchOp, type RequestedOp } from './bench-arm.js'
+import { measuredSteps, OPS, ownSteps, READING_STEPS, readsPages, type BenchOp, type RequestedOp } from './bench-arm.js'
 
 const MIB = 2 ** 20
 const BLOCK_BYTES = 4096
@@ -29,11 +29,16 @@ const DEFAULT_LAYOUT: Layout = 'segment'
 export const ENGINES = ['auto', 'io_uring', 'aio', 'posix_aio'] as const
 export type Engine = typeof ENGINES[number]
 
+/** Whether reads check the bytes of a page against its checksum. */
+export const CHECKSUMS = ['on', 'off'] as const
+export type Checksum = typeof CHECKSUMS[number]
+
 /** One way to open a store. */
 export interface StoreKind {
   readonly layout: Layout
   readonly engine: Engine
   readonly workers: number
+  readonly checksum: Checksum
 }
 
 /** What the options of `bench` ask for. Throws UsageError for what they cannot mean. */
@@ -63,9 +68,6 @@ export class BenchPlan {
 
   constructor(options: Options) {
     this.quick = options.flag('quick')
-    if (options.string('checksum') === 'off') {
-      throw new UsageError('--checksum off is not offered', 'A page is always checked when it is read; what checking costs shows beside the limit.')
-    }
     this.pageBytes = list(options, 'page-bytes', this.quick ? '64k' : '64k,1m').map(text => {
       const bytes = parseBytes(text)
       if (bytes === undefined || bytes < BLOCK_BYTES || bytes > 256 * MIB || bytes % BLOCK_BYTES !== 0) {
@@ -80,7 +82,11 @@ export class BenchPlan {
     const layouts = oneOf(options, 'layout', options.string('storage-layout') ?? DEFAULT_LAYOUT, LAYOUTS)
     const engines = oneOf(options, 'engine', 'auto', ENGINES)
     const workers = list(options, 'workers', '2').map(text => wholeNumber(text, 'workers', '1 to 64', 64))
-    this.stores = layouts.flatMap(layout => engines.flatMap(engine => workers.map(count => ({ layout, engine, workers: count }))))
+    const checksums = oneOf(options, 'checksum', 'on', CHECKSUMS)
+    if (checksums.includes('off') && !READING_STEPS.some(step => this.measured.has(step))) {
+      throw new UsageError('option --checksum: off is for operations that read pages; a write always computes the checksum', 'Add read, get, one-batch or mix to --ops.')
+    }
+    this.stores = layouts.flatMap(layout => engines.flatMap(engine => workers.flatMap(count => checksums.map(checksum => ({ layout, engine, workers: count, checksum })))))
     this.inFlight = options.integer('in-flight', { min: 1, max: 64 }) ?? 3
     this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 3)
     this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? null
@@ -95,6 +101,18 @@ export class BenchPlan {
     this.zeroCopy = zeroCopy === copying ? [true, false] : [zeroCopy]
     if (this.ops.includes('churn') && !layouts.includes('segment')) throw new UsageError('option --ops: churn is for the segment layout', 'Add --layout segment.')
   }
+
+  /** What is measured of a store: where there is one that checks its pages, only reads of one that does not, since all else is the same. */
+  measuredOf({ checksum }: Pick<StoreKind, 'checksum'>): ReadonlySet<BenchOp> {
+    if (checksum === 'on' || this.stores.every(store => store.checksum === 'off')) return this.measured
+    return new Set(READING_STEPS.filter(step => this.measured.has(step)))
+  }
+
+  /** What a store takes part in: what is measured of it, and what that needs. */
+  stepsOf(kind: Pick<StoreKind, 'layout' | 'checksum'>): ReadonlySet<BenchOp> { return ownSteps(this.measuredOf(kind), kind.layout === 'segment') }
+
+  /** The stores that `churn` wears out, by writes alone. */
+  get churnStores(): readonly StoreKind[] { return this.stores.filter(({ layout, checksum }) => layout === 'segment' && checksum === this.stores[0]!.checksum) }
 
   /** Batch sizes for pages of this size: as asked for, else as many pages as make 32 MiB, at most 128. */
   batchesFor(pageBytes: number): readonly number[] {
@@ -125,15 +143,15 @@ export class BenchPlan {
   mixPages(pageBytes: number): number { return Math.max(this.pagesFor(pageBytes), MIX_LOADS * Math.max(...this.batchesFor(pageBytes).map(batch => this.mixWrites(pageBytes, batch)))) }
 
   /** Bytes that are written into one store of this page size in a round. */
-  roundBytes(pageBytes: number, { layout }: Pick<StoreKind, 'layout'>): number {
-    const steps = ownSteps(this.measured, layout === 'segment')
+  roundBytes(pageBytes: number, kind: Pick<StoreKind, 'layout' | 'checksum'>): number {
+    const steps = this.stepsOf(kind)
     const pages = WRITING_STEPS.filter(step => steps.has(step)).reduce((sum, step) => sum + (step === 'mix' ? this.mixPages(pageBytes) : this.pagesFor(pageBytes)), 0)
     return this.armBytes(pageBytes) / this.pagesFor(pageBytes) * pages
   }
 
   /** Bytes of a store of the segment layout: what a round writes, what is read, and so much more that a policy has something else to give up. */
   capacityFor(pageBytes: number): number {
-    const bytes = this.roundBytes(pageBytes, { layout: 'segment' }) + (readsPages(this.measured) ? this.armBytes(pageBytes) : 0)
+    const bytes = this.roundBytes(pageBytes, { layout: 'segment', checksum: 'on' }) + (readsPages(this.measured) ? this.armBytes(pageBytes) : 0)
     return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, bytes * CAPACITY_FACTOR) / MIB) * MIB
   }
 

@@ -1,4 +1,5 @@
 import type { BenchOp } from './bench-arm.js'
+import type { Checksum } from './bench-plan.js'
 
 /** Against one contestant: medians over the rounds of this package's figure over the other's. */
 export interface Against {
@@ -25,7 +26,8 @@ export interface RunReport {
   readonly workers: number
   readonly zeroCopy: boolean
   readonly inFlight: number
-  readonly checksum: boolean
+  /** off: what was read was not compared with its checksum. Writes compute it always. */
+  readonly checksum: Checksum
   readonly mibPerSecond: number
   /** null where the device's limit was not measured. Of a mix, the limit is the C++ ring with the same mix. */
   readonly limitMibPerSecond: number | null

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { UNCHECKED_READS, type UncheckedReads } from '../../connector/unchecked-reads.js'
 import type { ArenaTensor, HiCacheNixl, OpenOptions, Target } from '../../index.js'
 import type { CommandContext } from '../command.js'
 import type { BenchPlan, StoreKind } from './bench-plan.js'
@@ -21,9 +22,10 @@ export async function withStores<T>(
     const kind = kinds[stores.length]
     if (kind === undefined) return await use(stores)
     const capacity = kind.layout === 'segment' ? options.capacity : null
-    const opened: Partial<OpenOptions> = {
+    const opened: Partial<OpenOptions> & UncheckedReads = {
       storageDir: [join(options.directory, nameOf(kind))], storageLayout: kind.layout, workers: kind.workers, modelName: 'bench', arenaBytes: options.arenaBytes, timeoutMs: 120_000,
       ...(kind.engine === 'auto' ? {} : { engine: kind.engine }), ...(plan.threads === null ? {} : { threads: plan.threads }), ...(capacity === null ? {} : { capacity }),
+      ...(kind.checksum === 'on' ? {} : { [UNCHECKED_READS]: true }),
     }
     return await context.withCache(async cache => await open([...stores, { kind, cache, capacity }]), opened)
   }
@@ -31,7 +33,7 @@ export async function withStores<T>(
 }
 
 /** Names folders and arms. */
-export function nameOf({ layout, engine, workers }: StoreKind): string { return `${layout}-${engine}-${workers}` }
+export function nameOf({ layout, engine, workers, checksum }: StoreKind): string { return `${layout}-${engine}-${workers}${checksum === 'on' ? '' : '-unchecked'}` }
 
 /** Memory of `count` pages: in the arena, or ordinary. */
 export function pageBuffers(cache: HiCacheNixl, zeroCopy: boolean, count: number, pageBytes: number): { buffers: Target[]; bytes: Uint8Array[] } {

@@ -61,6 +61,7 @@ export class BenchTables {
     if (several(store => store.workers)) parts.push(`${run.workers} workers`)
     if (zeroCopy.length > 0) parts.push(run.zeroCopy ? 'zero copy' : 'copying')
     if (this.plan.batchesFor(run.pageBytes).length > 1) parts.push(`${run.batch} pages`)
+    if (run.checksum === 'off') parts.push('checksum off')
     return parts.join(', ')
   }
 

@@ -31,7 +31,7 @@ export class ChurnBench {
   constructor(private readonly options: ChurnBenchOptions) {}
 
   /** What run() reports to the progress display, as far as it can be told before. */
-  static steps(plan: BenchPlan): number { return plan.stores.filter(({ layout }) => layout === 'segment').length * (2 * (plan.rounds + 1) + 1) }
+  static steps(plan: BenchPlan): number { return plan.churnStores.length * (2 * (plan.rounds + 1) + 1) }
 
   async run(): Promise<ChurnReport[]> {
     const { context, plan, directory, pageBytes } = this.options
@@ -40,8 +40,7 @@ export class ChurnBench {
     const reports: ChurnReport[] = []
     const batch = plan.batchesFor(pageBytes)[0]!
     const count = batch * plan.inFlight
-    for (const kind of plan.stores) {
-      if (kind.layout !== 'segment') continue
+    for (const kind of plan.churnStores) {
       const opening = { directory: folder, arenaBytes: arenaBytesFor(count, pageBytes), capacity: plan.churnCapacity(pageBytes) }
       reports.push(await withStores(context, plan, [kind], opening, async ([store]) => await this.wear(store!, folder, batch, count)))
     }

@@ -7,7 +7,7 @@ import type { CommandContext } from '../command.js'
 import { formatBytes } from '../format.js'
 import type { Progress } from '../progress.js'
 import { measures, type ArmSummary } from './arm-summary.js'
-import { baseOf, limitSteps, ownSteps, peerSteps, ringSteps, STEPS, type BenchArm, type BenchOp } from './bench-arm.js'
+import { baseOf, limitSteps, peerSteps, READING_STEPS, ringSteps, STEPS, type BenchArm, type BenchOp } from './bench-arm.js'
 import type { BenchPlan, StoreKind } from './bench-plan.js'
 import { emptyReport, round1, round3, type Against, type BenchReport, type LookupReport, type MixReport, type RunReport } from './bench-report.js'
 import { arenaBytesFor, nameOf, pageBuffers, THREADS_DEFAULT, withStores, type BenchStore } from './bench-stores.js'
@@ -66,7 +66,7 @@ export class PageSizeBench {
   /** Measurements that run() will make, those of the unmeasured round included, and what fills stores before it. */
   static steps(plan: BenchPlan, pageBytes: number, direct: boolean): number {
     const { only, measured } = plan
-    const stores = only.has('hicache') ? plan.stores.map(({ layout }) => ownSteps(measured, layout === 'segment').size) : []
+    const stores = only.has('hicache') ? plan.stores.map(kind => plan.stepsOf(kind).size) : []
     const ours = stores.reduce((sum, count) => sum + count, 0) * plan.batchesFor(pageBytes).length * plan.zeroCopy.length
     const peers = peerSteps(measured).size * ((only.has('loop') ? 1 : 0) + (only.has('fs') ? (direct ? 2 : 1) : 0) + (only.has('lmdb') ? 2 : 0))
     const limits = (only.has('limit') ? limitSteps(measured).size : 0) + (only.has('ring') ? ringSteps(measured).size : 0)
@@ -118,7 +118,7 @@ export class PageSizeBench {
 
   private async makeOurs(store: BenchStore): Promise<void> {
     const { plan, pageBytes, progress } = this.options
-    const steps = ownSteps(plan.measured, store.capacity !== null)
+    const steps = plan.stepsOf(store.kind)
     if (steps.size === 0) return
     for (const zeroCopy of plan.zeroCopy) {
       const { buffers, bytes } = pageBuffers(store.cache, zeroCopy, this.buffers, pageBytes)
@@ -170,6 +170,7 @@ export class PageSizeBench {
       }
       if (!plan.measured.has(op)) continue
       for (const our of this.ours) {
+        if (!plan.measuredOf(our.store.kind).has(op)) continue
         const summary = rounds.summary(our.arm, op)
         if (summary === undefined) continue
         if (op === 'lookup') {
@@ -190,7 +191,7 @@ export class PageSizeBench {
     const perCall = (value: number): number | null => Number.isNaN(value) ? null : value
     return {
       storageLayout: store.cache.storageLayout, engine: store.cache.selection.engine, op, pageBytes, batch, workers: store.kind.workers, zeroCopy,
-      inFlight: op.startsWith('one-batch') ? 1 : plan.inFlight, checksum: true,
+      inFlight: op.startsWith('one-batch') ? 1 : plan.inFlight, checksum: READING_STEPS.includes(op) ? store.kind.checksum : 'on',
       ...figures(summary), maxUs: summary.latency().max, callP50Us: perCall(calls.p50), callP99Us: perCall(calls.p99),
       limitMibPerSecond: limit === undefined ? null : round1(limit.mibPerSecond), ...ratios(summary, limit),
       against: Object.fromEntries(others.map(other => [other.name, against(summary, other)])), mix: this.mixReport(summary, plan.mixWrites(pageBytes, batch)),
