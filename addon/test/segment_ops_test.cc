@@ -44,6 +44,7 @@ struct Ask {
   uint64_t generation = 1;  // of the record
   std::string name = segment;
   size_t shift = 0;  // of the memory, from its page
+  std::string more{};  // tombstones, behind that of the extent
 };
 
 std::string tombstone_of(const Ask& ask) {
@@ -205,7 +206,7 @@ struct Bench {
       uint8_t checksum[8];
       slot_record::put<uint64_t>(checksum, 0, ask.checksum);
       blob.append(reinterpret_cast<char*>(checksum), 8);
-      const std::string meta = buries ? tombstone_of(ask) : record_of(ask);
+      const std::string meta = buries ? tombstone_of(ask) + ask.more : record_of(ask);
       one[field::meta_length] = static_cast<double>(meta.size());
       blob += meta;
       if (!buries) {
@@ -352,6 +353,39 @@ void groups(const Place& place, const Way& way) {
   }
   for (uint32_t i = 0; i < extents; i++) CHECK(place.generation(i) >= 106);
   CHECK_EQ(place.changes(head).size(), 8 * extents);
+}
+
+// Many slots in one operation, beside writes of others: it ends once, when the last of its records is there, and with the error of any.
+void buried_together(const Place& place, const Way& way) {
+  Bench bench(place, way.engine, way.direct);
+  const uint64_t head = place.ring->head();
+  const auto together = [](uint64_t generation, uint32_t other_segment) {
+    Ask all{Op::tombstones, 7};
+    all.generation = generation;
+    for (const uint32_t extent : {3u, 4u, 0u, 5u}) {
+      Ask one = all;
+      one.extent = extent;
+      all.more += tombstone_of(one);
+    }
+    if (other_segment == 0) return all;
+    std::string other = tombstone_of(all);
+    slot_record::put<uint32_t>(reinterpret_cast<uint8_t*>(other.data()), 0, other_segment);
+    all.more = all.more.substr(0, tombstone_bytes) + other + all.more.substr(tombstone_bytes);
+    return all;
+  };
+  Ask write{Op::segment_write, 1, 1, 8192};
+  write.generation = 300;
+  size_t first;
+  const auto answer = bench.submit({together(300, 0), write, together(301, 0xffffffff), together(302, 0)}, first);
+  bench.process_until([&] { return answer->there; });
+  CHECK(answer->status(0) == Status::ok && answer->status(1) == Status::ok && answer->status(3) == Status::ok);
+  CHECK(answer->status(2) == Status::error && answer->error(2) == ENOENT);
+  for (const uint32_t extent : {0u, 3u, 4u, 5u, 7u}) {
+    CHECK_EQ(place.generation(extent), 302u);
+    CHECK_EQ(place.record(extent)[slot_record::at::state], slot_record::state::evicted);
+  }
+  CHECK_EQ(place.generation(1), 300u);
+  CHECK_EQ(place.changes(head).size(), 16u);
 }
 
 void judged(const Place& place, const Way& way) {
@@ -856,6 +890,7 @@ void everything(const std::string& base, const Way& way) {
   } while (false)
   TEST(every_size(place, way));
   TEST(groups(place, way));
+  TEST(buried_together(place, way));
   TEST(judged(place, way));
   TEST(looked_at_by_the_pool(place, way));
   TEST(overtaken(place, way));
