@@ -4,6 +4,7 @@ import { expect } from 'chai'
 import type { HiCacheNixl, PageInfo } from '../../lib/index.js'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { SegmentFiles } from '../trials/segment-files.js'
+import { hang } from '../support/hang.js'
 import { hangPages } from '../support/layouts.js'
 import { bounded, until } from '../support/planned-faults.js'
 import { RemoteCache } from '../support/remote-cache.js'
@@ -158,6 +159,24 @@ for (const [where, processes] of [['one process', 1], ['two processes', 2]] as c
       expect(tally(await theirs.read(keys))).to.deep.equal({ absent: 120 })
       expect(await theirs.read(['kept'])).to.deep.equal(['hit'])
       expect(await mine.batchExists(keys)).to.equal(0)
+    })
+
+    it('a copy that the other began later, and ended sooner, is left to it', async () => {
+      await theirs.write(['sentinel'])
+      await until(() => mine.exists('sentinel'), 'the page of the other')
+      // There is a segment, and what is hung is this page's data alone.
+      await store(mine, ['own'], PAGE)
+      const letGo = hang(bench, ...['ring.complete', 'aio.complete', 'paio.complete', 'pwritev'].map(point => ({ point, match: '.data', times: 0, hang: true })))
+      const writing = store(mine, ['page'], PAGE, 1)
+      await until(() => mine.stats().in_flight_bytes! >= PAGE, 'the beginning of our write')
+      expect(await theirs.write(['page'], 2)).to.deep.equal(['stored'])
+      await until(() => mine.stats().segment_pages_foreign === 2, 'the copy of the other')
+      letGo()
+      expect(await writing).to.deep.equal(['stored'])
+      // What we ask for from now on the other hears later than anything that we asked for before.
+      expect(await mine.delete('sentinel')).to.equal(true)
+      await until(async () => (await theirs.read(['sentinel']))[0] === 'absent', 'the end of the page that was asked for')
+      expect(await theirs.read(['page'], 2)).to.deep.equal(['hit'])
     })
 
     it('what a writer leaves when it ends is taken over by one that lives', async () => {

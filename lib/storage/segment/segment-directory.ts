@@ -165,10 +165,13 @@ export class SegmentDirectory {
     else this.index.remove(entry)
   }
 
-  /** A newer copy takes the page's place. `written`: of ours, its tombstone is (or is not, and will be tried again); of another writer's, it has been asked for. */
-  replace(entry: number, written: () => void): void {
-    if (this.index.segment(entry).own) this.space.drop(entry, written)
-    else this.ask(entry, written)
+  /** A copy of ours that was written at `writtenAt` takes the page's place. `written`: of ours, its tombstone is (or is not, and will be tried again); of another writer's, it has been asked for. */
+  replace(entry: number, writtenAt: number, written: () => void): void {
+    if (this.index.segment(entry).own) return this.space.drop(entry, written)
+    // One that was written while ours was on its way, and began later, is the one that stays: its owner passes ours over, and would be left with none.
+    if (this.index.writtenAt(entry) < writtenAt) return this.ask(entry, written)
+    this.index.remove(entry)
+    written()
   }
 
   /** Another writer's page shall go: forgotten here at once, and by all when its owner hears of it, within 50 ms of following us. `told`: the request is in the ring, or could not be put there. */

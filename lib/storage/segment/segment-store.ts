@@ -334,7 +334,7 @@ export class SegmentStore implements PageStore {
     }
     // The page is stored all the same: a disk that hangs from now on keeps nobody waiting for the older copy's end.
     late = setTimeout(onWritten, REPLACED_MS_MAX)
-    this.#directories[call.pages[i]!.directory]!.replace(older, onWritten)
+    this.#directories[call.pages[i]!.directory]!.replace(older, storage.writtenAt, onWritten)
     storage.commit()
     call.landed[i] = storage
     landed = true

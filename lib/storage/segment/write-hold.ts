@@ -55,6 +55,8 @@ export class WriteHold implements StorageHold, Landed {
   get encodedBytesMax(): number { return this.segment!.nameBytes.length + CHECKSUM_BYTES + RECORD_BYTES }
   /** Native code has said what the page's checksum is. */
   get checksummed(): boolean { return this.#checksummed }
+  /** What its record says, in microseconds since the epoch; 0 before it was made. */
+  get writtenAt(): number { return this.#writtenAt }
 
   admit(): Admission {
     const { index, space } = this.#directory
