@@ -1,7 +1,5 @@
 import { HiCacheError, describe } from '../error.js'
 
-export { describe }
-
 /** Element types of a tensor: PyTorch's names. */
 export type DType =
   | 'int8' | 'int16' | 'int32' | 'int64' | 'uint8' | 'uint16' | 'uint32' | 'uint64'
