@@ -6,7 +6,7 @@ const ARENA_BYTES_MIN = 16 * MIB
 const ARENA_BYTES_MAX = 4096 * MIB
 
 /**
- * What a command needs that moves one page or none: the default arena of a service (512 MiB, touched at open) and its workers would take most of such a
+ * What a command needs that moves one page or none: the default arena of a service (256 MiB, touched at open) and its workers would take most of such a
  * command's time. `pageBytes` is the largest page that it will move.
  */
 export function smallCache(options: Options, pageBytes = 0): Partial<OpenOptions> {

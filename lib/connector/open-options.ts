@@ -51,7 +51,7 @@ export interface OpenOptions {
   engine?: 'auto' | 'io_uring' | 'aio' | 'posix_aio'
   /** Worker threads, 1 to 64. Default: 2, or 1 on a machine with one core. */
   workers?: number
-  /** Native threads per worker and directory, 1 to 64, for work that blocks in a file system. Default: 16 over the workers. */
+  /** Native threads per directory, of all workers together, 1 to 64, for work that blocks in a file system. Default 16. */
   threads?: number
   /** Operations that an engine keeps in the kernel, per worker and directory, 1 to 4096. Default 64. */
   queueDepth?: number

@@ -43,7 +43,7 @@ export const options: OptionSpecs = {
 }
 
 export const details = `Every round runs each contestant once, in an order that changes from round to round: this package with arena memory (zero copy) and with ordinary memory, a store \
-for each layout, engine and number of workers; the device's limit (one native ring over one large file); a C++ loop that makes a file a page, on as many threads as the store has; fs.promises \
+for each layout, engine, number of workers and checksum on or off; the device's limit (one native ring over one large file); a C++ loop that makes a file a page, on as many threads as the store has; fs.promises \
 with a temporary name and a rename, with O_DIRECT and through the page cache; lmdb, where that package is installed, as it comes and without synchronisation. Figures are medians over the rounds; a \
 ratio is the median of the rounds' own ratios, with the smallest and the largest beside it.
 

@@ -14,6 +14,9 @@ export const positionals = [0, 1] as const
 export const options: OptionSpecs = CONFIG_OPTIONS
 export const details = 'Defaults, file, environment and options put together, and the plugin that they select here. null in options: chosen when the cache opens. Secrets show as ***.'
 
+/** What the cache does without these. */
+const UNLIMITED: Readonly<Record<string, string>> = { capacity: '(all but a tenth of the file system)', l3_cleaner_capacity_gb: '(that of the file systems)' }
+
 export async function run(context: CommandContext): Promise<number> {
   const config = NixlBackendConfig.load(configInput(context))
   const { output, style } = context
@@ -57,7 +60,7 @@ export async function run(context: CommandContext): Promise<number> {
   for (const [section, params] of Object.entries(shown.sections)) {
     if (section !== plugin) text += block(`plugin.${section} ${style.dim('(not selected)')}`, Object.entries(params).map(([key, raw]) => [key, value(raw)]))
   }
-  text += block('options', Object.entries(shown.options).map(([key, raw]) => [key, key === 'l3_cleaner_capacity_gb' && raw === null ? style.dim('(that of the file systems)') : value(raw)]))
+  text += block('options', Object.entries(shown.options).map(([key, raw]) => [key, raw === null && key in UNLIMITED ? style.dim(UNLIMITED[key]!) : value(raw)]))
   text += block(`storage directories ${style.dim(`(${config.storageDirSource === 'default' ? 'the default' : `from the ${config.storageDirSource === 'config' ? 'configuration' : config.storageDirSource}`})`)}`, config.storageDirs.map((path) => [path]))
   await output.write(text)
   for (const warning of warnings) context.note(`hicache-nixl: warning: ${warning}`)
