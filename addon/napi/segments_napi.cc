@@ -11,8 +11,11 @@
 #include <thread>
 
 #include "napi/support_napi.h"
+#include "segments/followed_folders.h"
+#include "segments/segment_io.h"
 #include "segments/segment_names.h"
-#include "segments/segment_store.h"
+#include "segments/segment_space.h"
+#include "segments/writers.h"
 
 namespace hicache {
 namespace {

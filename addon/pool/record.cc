@@ -4,25 +4,18 @@
 #include <cstring>
 
 #include "util/crc64.h"
+#include "util/little_endian.h"
 
 namespace hicache {
 namespace {
+
+using little_endian::put;
+using little_endian::take;
 
 constexpr char magic[8] = {'H', 'C', 'N', 'X', 'P', 'A', 'G', 'E'};
 constexpr uint32_t version = 1;
 constexpr size_t identity_offset = 64, crc_offset = record_bytes - 8;
 static_assert(identity_offset + identity_bytes_max + record_meta_max <= crc_offset);
-
-template <typename Number>
-void put(uint8_t* block, size_t offset, Number value) {
-  for (size_t i = 0; i < sizeof(Number); i++) block[offset + i] = static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8 * i));
-}
-template <typename Number>
-Number take(const uint8_t* block, size_t offset) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(Number); i++) value |= static_cast<uint64_t>(block[offset + i]) << (8 * i);
-  return static_cast<Number>(value);
-}
 
 }  // namespace
 

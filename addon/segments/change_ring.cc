@@ -11,15 +11,15 @@
 #include <vector>
 
 #include "pool/file_io.h"
-#include "segments/slot_record.h"
 #include "util/crc64.h"
+#include "util/little_endian.h"
 #include "util/recorder.h"
 
 namespace hicache {
 namespace {
 
-using slot_record::put;
-using slot_record::take;
+using little_endian::put;
+using little_endian::take;
 
 struct Rings {
   std::mutex mutex;

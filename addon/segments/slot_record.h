@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "util/crc64.h"
+#include "util/little_endian.h"
 
 namespace hicache::slot_record {
 
@@ -37,16 +38,9 @@ static_assert(at::key + key_bytes_max + meta_bytes_max <= at::crc);
 inline constexpr size_t expected_from = at::generation, expected_bytes = at::meta_length - at::generation;
 static_assert(expected_bytes == 48);
 
-template <typename Number>
-void put(uint8_t* record, size_t offset, Number value) {
-  for (size_t i = 0; i < sizeof(Number); i++) record[offset + i] = static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8 * i));
-}
-template <typename Number>
-Number take(const uint8_t* record, size_t offset) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(Number); i++) value |= static_cast<uint64_t>(record[offset + i]) << (8 * i);
-  return static_cast<Number>(value);
-}
+// Its numbers.
+using little_endian::put;
+using little_endian::take;
 
 // Fills in the record's own checksum: the last thing done to it.
 inline void seal(uint8_t* record) { put<uint64_t>(record, at::crc, crc64(record, at::crc)); }

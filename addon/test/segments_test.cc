@@ -22,10 +22,13 @@
 #include <vector>
 
 #include "segments/change_ring.h"
+#include "segments/followed_folders.h"
 #include "segments/page_digest.h"
+#include "segments/segment_io.h"
 #include "segments/segment_names.h"
-#include "segments/segment_store.h"
+#include "segments/segment_space.h"
 #include "segments/slot_record.h"
+#include "segments/writers.h"
 #include "test/check.h"
 #include "util/errno_name.h"
 #include "util/fault.h"
