@@ -1,8 +1,5 @@
 // The agent without JavaScript: batches through every engine and through the pool alone, cancellation by words, hangs, and the end with work in flight.
-#include "agent/agent.h"
-
 #include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,9 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "plugins/posix/posix_plugin.h"
+#include "test/agent_bench.h"
 #include "test/check.h"
-#include "util/aligned_buffer.h"
 #include "util/clock.h"
 #include "util/fault.h"
 
@@ -23,8 +19,7 @@ using namespace hicache;
 
 namespace {
 
-constexpr size_t slot_bytes = 2 << 20, slots = 16;
-constexpr int32_t queued = 1 << word_state::bits | word_state::queued;
+constexpr size_t memory_slot_bytes = 2 << 20, memory_slots = 16;
 
 struct Ask {
   Op op;
@@ -35,54 +30,12 @@ struct Ask {
   uint64_t file_offset = 0;
 };
 
-struct Bench {
-  std::vector<int32_t> words = std::vector<int32_t>(256);
-  AlignedBuffer memory{slot_bytes * slots};
-  RegionRef region = MemoryRegistry::instance().add(memory.data(), memory.size());
-  RegionRef word_region = MemoryRegistry::instance().add(words.data(), words.size() * 4);
-  std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
-  std::unique_ptr<Agent> agent;
-  size_t next_word = 0;
+struct Bench : AgentBench {
+  Bench(const std::string& directory, const std::string& engine, bool direct, unsigned threads = 4)
+      : AgentBench(memory_slot_bytes, memory_slots, {directory, direct, direct}, engine, threads) {}
 
-  Bench(const std::string& directory, const std::string& engine, bool direct, unsigned threads = 4) {
-    PosixOptions options;
-    options.engine = engine;
-    options.threads = threads;
-    options.queue_depth = 4;
-    options.directories.push_back({directory, direct, direct});
-    EngineRefusal refusal;
-    auto plugin = try_create_posix_plugin(options, queue, refusal);
-    if (plugin == nullptr) return;
-    agent = std::make_unique<Agent>(Words{words.data(), words.size(), word_region}, queue, std::move(plugin));
-  }
-  ~Bench() {
-    MemoryRegistry::instance().remove(region->id);
-    MemoryRegistry::instance().remove(word_region->id);
-  }
-
-  uint8_t* slot(size_t index) { return memory.data() + index * slot_bytes; }
-  void fill(size_t index, size_t length, uint8_t seed) {
-    for (size_t i = 0; i < length; i++) slot(index)[i] = static_cast<uint8_t>(i * 13 + (i >> 9) + seed);
-  }
-  int32_t state(size_t word) { return std::atomic_ref(words[word]).load() & word_state::mask; }
-  bool change(size_t word, int32_t from, int32_t to) {
-    int32_t expected = (queued & ~word_state::mask) | from;
-    return std::atomic_ref(words[word]).compare_exchange_strong(expected, (queued & ~word_state::mask) | to);
-  }
-
-  struct Answer {
-    bool there = false;
-    std::vector<double> results;
-    Status status(size_t i) const { return static_cast<Status>(static_cast<int>(results[i * result_field::stride])); }
-    int error(size_t i) const { return static_cast<int>(results[i * result_field::stride + result_field::error]); }
-  };
-  // Operation i has word `first + i`; `first` is the answer's second half.
   std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first, std::string* problem = nullptr) {
-    std::vector<double> descriptors(asks.size() * field::stride);
-    std::string blob;
-    first = next_word;
-    for (size_t i = 0; i < asks.size(); i++) {
-      double* one = descriptors.data() + i * field::stride;
+    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
       one[field::op] = static_cast<double>(asks[i].op);
       one[field::flags] = asks[i].flags;
       one[field::name_offset] = static_cast<double>(blob.size());
@@ -96,37 +49,12 @@ struct Bench {
       one[field::memory_offset] = static_cast<double>(asks[i].slot * slot_bytes);
       one[field::length] = static_cast<double>(asks[i].length);
       one[field::file_offset] = static_cast<double>(asks[i].file_offset);
-      one[field::word] = static_cast<double>(next_word);
-      one[field::word_queued] = queued;
-      std::atomic_ref(words[next_word]).store(queued);
-      next_word = (next_word + 1) % words.size();
-    }
-    auto answer = std::make_shared<Answer>();
-    const std::string said = agent->submit(descriptors.data(), asks.size(), reinterpret_cast<const uint8_t*>(blob.data()), blob.size(), true, [answer](Batch& batch) {
-      CHECK(!answer->there);
-      answer->there = true;
-      answer->results.resize(batch.size() * result_field::stride);
-      for (size_t i = 0; i < batch.size(); i++) Agent::write_result(batch[i], answer->results.data() + i * result_field::stride);
-    });
-    if (problem != nullptr) *problem = said;
-    else CHECK_EQ(said, "");
-    return answer;
-  }
-  template <typename Holds>
-  void process_until(Holds&& holds) {
-    const int64_t end = now_ns() + 60'000'000'000;
-    while (!holds()) {
-      CHECK(now_ns() < end);
-      pollfd fd{agent->poll_fd(), POLLIN, 0};
-      ::poll(&fd, 1, 10);
-      agent->process();
-    }
+    }, first, problem);
   }
   std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
     size_t first;
     const auto answer = submit(asks, first);
-    process_until([&] { return answer->there; });
-    for (size_t i = 0; i < asks.size(); i++) CHECK_EQ(state(first + i), word_state::done);
+    wait_for(*answer, first, asks.size());
     return answer;
   }
 };
@@ -191,8 +119,8 @@ void malformed(const std::string& directory) {
   for (const char* name : {"", "/a", "a/../b", "..", "a//b", ".hicache-nixl-tmp-1"}) refused({Op::page_check, name});
   refused({static_cast<Op>(0), "a"});
   refused({static_cast<Op>(11), "a"});
-  refused({Op::page_read, "a", slots, 1});
-  refused({Op::page_read, "a", slots - 1, slot_bytes + 1});
+  refused({Op::page_read, "a", memory_slots, 1});
+  refused({Op::page_read, "a", memory_slots - 1, memory_slot_bytes + 1});
   refused({Op::page_read, "a", 0, 1, 256});
 }
 

@@ -1,7 +1,6 @@
 // Pages in segments, without JavaScript: through every engine and through the pool alone; every failure on the way, the order of a synchronous write, changed records, and
 // the end with work in flight.
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,12 +13,10 @@
 #include <thread>
 #include <vector>
 
-#include "agent/agent.h"
-#include "plugins/posix/posix_plugin.h"
 #include "segments/change_ring.h"
 #include "segments/slot_record.h"
+#include "test/agent_bench.h"
 #include "test/check.h"
-#include "util/aligned_buffer.h"
 #include "util/clock.h"
 #include "util/crc64.h"
 #include "util/fault.h"
@@ -30,7 +27,6 @@ namespace {
 
 constexpr size_t memory_slot_bytes = 3 << 20, memory_slots = 12;
 constexpr size_t extent_bytes = 3 << 20, extents = 12;
-constexpr int32_t queued = 1 << word_state::bits | word_state::queued;
 constexpr const char* segment = "segments/writer/0000000a";
 constexpr uint32_t segment_id = 10;
 
@@ -137,63 +133,22 @@ struct Place {
   }
 };
 
-struct Bench {
-  std::vector<int32_t> words = std::vector<int32_t>(256);
-  AlignedBuffer memory{memory_slot_bytes * memory_slots};
-  RegionRef region = MemoryRegistry::instance().add(memory.data(), memory.size());
-  RegionRef word_region = MemoryRegistry::instance().add(words.data(), words.size() * 4);
-  std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
-  std::unique_ptr<Agent> agent;
-  size_t next_word = 0;
-
-  Bench(const Place& place, const std::string& engine, bool direct, unsigned threads = 4, int hold_fd = -1) {
-    PosixOptions options;
-    options.engine = engine;
-    options.threads = threads;
-    options.queue_depth = 4;
-    options.directories.push_back({place.directory, direct, direct, hold_fd});
-    EngineRefusal refusal;
-    auto plugin = try_create_posix_plugin(options, queue, refusal);
-    if (plugin == nullptr) return;
-    agent = std::make_unique<Agent>(Words{words.data(), words.size(), word_region}, queue, std::move(plugin));
-  }
+struct Bench : AgentBench {
+  Bench(const Place& place, const std::string& engine, bool direct, unsigned threads = 4, int hold_fd = -1)
+      : AgentBench(memory_slot_bytes, memory_slots, {place.directory, direct, direct, hold_fd}, engine, threads) {}
   ~Bench() {
     if (agent != nullptr && agent->idle()) agent.reset();
-    MemoryRegistry::instance().remove(region->id);
-    MemoryRegistry::instance().remove(word_region->id);
   }
 
-  uint8_t* slot(size_t index) { return memory.data() + index * memory_slot_bytes; }
   // Answers the checksum.
   uint64_t fill(size_t index, size_t length, uint8_t seed, size_t shift = 0) {
-    for (size_t i = 0; i < length; i++) slot(index)[shift + i] = static_cast<uint8_t>(i * 13 + (i >> 9) + seed);
+    AgentBench::fill(index, length, seed, shift);
     return crc64(slot(index) + shift, length);
   }
-  int32_t state(size_t word) { return std::atomic_ref(words[word]).load() & word_state::mask; }
-  bool change(size_t word, int32_t from, int32_t to) {
-    int32_t expected = (queued & ~word_state::mask) | from;
-    return std::atomic_ref(words[word]).compare_exchange_strong(expected, (queued & ~word_state::mask) | to);
-  }
 
-  struct Answer {
-    bool there = false;
-    std::vector<double> results;
-    std::vector<std::string> metas;
-    Status status(size_t i = 0) const { return static_cast<Status>(static_cast<int>(results[i * result_field::stride])); }
-    int error(size_t i = 0) const { return static_cast<int>(results[i * result_field::stride + result_field::error]); }
-    uint64_t length(size_t i = 0) const { return static_cast<uint64_t>(results[i * result_field::stride + result_field::length]); }
-    uint64_t checksum(size_t i = 0) const {
-      CHECK_EQ(metas[i].size(), 8u);
-      return slot_record::take<uint64_t>(reinterpret_cast<const uint8_t*>(metas[i].data()), 0);
-    }
-  };
   std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first, std::string* problem = nullptr, const std::function<void(double*)>& alter = {}) {
-    std::vector<double> descriptors(asks.size() * field::stride);
-    std::string blob;
-    first = next_word;
-    for (size_t i = 0; i < asks.size(); i++) {
+    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
       const Ask& ask = asks[i];
-      double* one = descriptors.data() + i * field::stride;
       one[field::op] = static_cast<double>(ask.op);
       one[field::flags] = ask.flags;
       one[field::name_offset] = static_cast<double>(blob.size());
@@ -211,52 +166,28 @@ struct Bench {
       blob += meta;
       if (!buries) {
         one[field::region] = region->id;
-        one[field::memory_offset] = static_cast<double>(ask.memory * memory_slot_bytes + ask.shift);
+        one[field::memory_offset] = static_cast<double>(ask.memory * slot_bytes + ask.shift);
         one[field::length] = static_cast<double>(ask.length);
         one[field::file_offset] = static_cast<double>(ask.extent * extent_bytes);
       }
       one[field::record_at] = static_cast<double>(slot_record::place_of(ask.extent));
-      one[field::word] = static_cast<double>(next_word);
-      one[field::word_queued] = queued;
       if (alter) alter(one);
-      std::atomic_ref(words[next_word]).store(queued);
-      next_word = (next_word + 1) % words.size();
-    }
-    auto answer = std::make_shared<Answer>();
-    const auto* bytes = reinterpret_cast<const uint8_t*>(blob.data());
-    const std::string said = agent->submit(descriptors.data(), asks.size(), bytes, blob.size(), true, [answer](Batch& batch) {
-      CHECK(!answer->there);
-      answer->there = true;
-      answer->results.resize(batch.size() * result_field::stride);
-      for (size_t i = 0; i < batch.size(); i++) {
-        Agent::write_result(batch[i], answer->results.data() + i * result_field::stride);
-        const bool finished = batch[i].finished.load(std::memory_order_acquire);
-        answer->metas.emplace_back(finished ? std::string(reinterpret_cast<const char*>(batch[i].outcome.meta), batch[i].outcome.meta_length) : "");
-      }
-    });
-    if (problem != nullptr) *problem = said;
-    else CHECK_EQ(said, "");
-    return answer;
-  }
-  template <typename Holds>
-  void process_until(Holds&& holds) {
-    const int64_t end = now_ns() + 60'000'000'000;
-    while (!holds()) {
-      CHECK(now_ns() < end);
-      pollfd fd{agent->poll_fd(), POLLIN, 0};
-      ::poll(&fd, 1, 10);
-      agent->process();
-    }
+    }, first, problem);
   }
   std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
     size_t first;
     const auto answer = submit(asks, first);
-    process_until([&] { return answer->there; });
-    for (size_t i = 0; i < asks.size(); i++) CHECK_EQ(state((first + i) % words.size()), word_state::done);
+    wait_for(*answer, first, asks.size());
     return answer;
   }
   std::shared_ptr<Answer> run(const Ask& ask) { return run(std::vector<Ask>{ask}); }
 };
+
+// The checksum that a read or write told.
+uint64_t checksum_of(const AgentBench::Answer& answer, size_t i = 0) {
+  CHECK_EQ(answer.metas[i].size(), 8u);
+  return slot_record::take<uint64_t>(reinterpret_cast<const uint8_t*>(answer.metas[i].data()), 0);
+}
 
 // The point at which the data of this engine fail; "" = without an engine.
 struct Way {
@@ -310,7 +241,7 @@ void every_size(const Place& place, const Way& way) {
       const auto written = bench.run(writes.back());
       CHECK(written->status() == Status::ok);
       CHECK_EQ(written->length(), lengths[i]);
-      CHECK_EQ(written->checksum(), sums[i]);
+      CHECK_EQ(checksum_of(*written), sums[i]);
       CHECK_EQ(place.generation(i), round);
     }
     CHECK(place.changes(head) == std::vector<uint32_t>({0, 1, 2, 3, 4, 5, 6, 7}));
@@ -403,14 +334,14 @@ void judged(const Place& place, const Way& way) {
     write.generation = 6;
     const auto same = bench.run(write);
     CHECK(same->status() == Status::already_there);
-    CHECK_EQ(same->checksum(), sum);
+    CHECK_EQ(checksum_of(*same), sum);
     CHECK_EQ(same->length(), length);
     CHECK_EQ(place.generation(3), 5u);
     CHECK_EQ(place.ring->head(), head);
     const uint64_t other = bench.fill(0, length, 8);
     const auto changed = bench.run(write);
     CHECK(changed->status() == Status::ok);
-    CHECK_EQ(changed->checksum(), other);
+    CHECK_EQ(checksum_of(*changed), other);
     CHECK_EQ(place.generation(3), 6u);
     CHECK(bench.run(read_of(write, 1, other))->status() == Status::ok);
 
