@@ -7,7 +7,8 @@
 
 namespace hicache::segments {
 
-// Takes the owner's lock: a descriptor, or -errno when somebody has it, or it is not to be had. Somebody else may hold it for a moment only to see whether the owner lives.
+// Takes the owner's lock: a descriptor, or -errno when somebody has it, or it is not to be had. Somebody else may hold it for a moment
+// only to see whether the owner lives.
 int take_owner(const Store& store, const std::string& folder_name, int folder, bool create);
 // As it was half a second ago at most: asking takes the lock for a moment, which is not to be done at every look.
 bool is_live(const std::string& directory, const Store& store, const std::string& folder_name, int folder);

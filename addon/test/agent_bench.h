@@ -1,4 +1,5 @@
-// What the tests of the agent share: memory and words that are registered, a plugin and an agent over one directory, and batches that are handed in and waited for.
+// What the tests of the agent share: memory and words that are registered, a plugin and an agent over one directory, and batches that are
+// handed in and waited for.
 #pragma once
 
 #include <poll.h>
@@ -68,8 +69,8 @@ struct AgentBench {
     uint64_t length(size_t i = 0) const { return static_cast<uint64_t>(results[i * result_field::stride + result_field::length]); }
   };
 
-  // Hands in `count` operations: `describe` sets all of a descriptor but its word, and appends what it names to the blob. Operation i has word `first + i`. `problem`: what is
-  // said to a malformed batch, which is an error without it.
+  // Hands in `count` operations: `describe` sets all of a descriptor but its word, and appends what it names to the blob. Operation i has
+  // word `first + i`. `problem`: what is said to a malformed batch, which is an error without it.
   std::shared_ptr<Answer> submit(size_t count, const std::function<void(size_t, double*, std::string&)>& describe, size_t& first, std::string* problem) {
     std::vector<double> descriptors(count * field::stride);
     std::string blob;
