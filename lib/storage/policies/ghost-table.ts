@@ -8,12 +8,14 @@ const SMALLEST = 256
 export class GhostTable {
   private identities = new Uint32Array(SMALLEST)
   private values = new Uint32Array(SMALLEST)
+  /** Nothing has been noted yet, as while a store is opened. */
+  private empty = true
 
   get room(): number { return this.identities.length }
 
   /** The value noted for an identity, which is forgotten with this; -1 when it is not known. */
   take(identity: number): number {
-    if (identity === 0) return -1
+    if (identity === 0 || this.empty) return -1
     const start = this.setOf(identity)
     for (let place = start; place < start + WAYS; place++) {
       if (this.identities[place] !== identity) continue
@@ -25,6 +27,7 @@ export class GhostTable {
 
   /** Notes a page. `ageOf` orders values: the oldest of its set goes when there is no room. Answers the value pushed out, or -1. */
   add(identity: number, value: number, ageOf: (value: number) => number): number {
+    this.empty = false
     const start = this.setOf(identity)
     let oldest = start
     let age = -1

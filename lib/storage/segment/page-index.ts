@@ -74,6 +74,8 @@ const TWO_32 = 2 ** 32
 const TOGETHER = 64
 const TABLE_BITS_MIN = 10
 const LOAD_MAX = 0.6
+/** Rows whose places in the table are read together. */
+const TOUCHED_AHEAD = 64
 
 const STATE_PAGE = 1
 
@@ -100,6 +102,8 @@ export class PageIndex {
   #unused = 0
   #firstUnused = -1
   #hidden = 0
+  /** Of no use but that reads into it are not left out. */
+  protected touched = 0
 
   /** @param expected pages that there will be, as far as is known: the table is made for them. Default 0. */
   constructor(expected = 0) {
@@ -278,6 +282,8 @@ export class PageIndex {
   writtenAt(entry: number): number { return this.#word(entry, WRITTEN_HIGH) * TWO_32 + this.#word(entry, WRITTEN_LOW) }
   /** Its meta: one object for all pages with an equal one, so what is made of it can be kept in a WeakMap. */
   meta(entry: number): Uint8Array { return this.#metas.get(this.#word(entry, META_FLAGS) & META_MASK) }
+  /** The last word of its digest. */
+  identityOf(entry: number): number { return this.#word(entry, 3) }
   /** Copies its digest to `out[at]` and the three words behind it. */
   digestOf(entry: number, out: Uint32Array, at = 0): void { for (let i = 0; i < 4; i++) out[at + i] = this.#word(entry, i) }
 
@@ -327,25 +333,26 @@ export class PageIndex {
 
   /**
    * Sorts entries by when their pages were written, the oldest first, in place: the order in which a policy gets to know the pages of a store that was
-   * opened. Exact to 2 ** -29 of the time between the oldest and the newest (60 ms a year). A million take 0.1 to 0.3 s.
+   * opened. Exact to 2 ** -32 of the time between the oldest and the newest (8 ms a year).
    */
   sortByAge(entries: Int32Array): Int32Array {
     let least = Infinity
     let most = 0
-    const keys = new Float64Array(entries.length)
+    const times = new Float64Array(entries.length)
     for (let i = 0; i < entries.length; i++) {
       const writtenAt = this.writtenAt(entries[i]!)
-      keys[i] = writtenAt
+      times[i] = writtenAt
       if (writtenAt < least) least = writtenAt
       if (writtenAt > most) most = writtenAt
     }
-    // Time above, place in `entries` below, in the 53 bits of one number: typed arrays sort numbers without calling back.
-    const places = 2 ** Math.ceil(Math.log2(Math.max(2, entries.length)))
-    const unit = Math.max(1, (most - least + 1) / (2 ** 53 / places - 1))
-    for (let i = 0; i < keys.length; i++) keys[i] = Math.floor((keys[i]! - least) / unit) * places + i
-    keys.sort()
-    const before = entries.slice()
-    for (let i = 0; i < keys.length; i++) entries[i] = before[keys[i]! - Math.floor(keys[i]! / places) * places]!
+    const unit = Math.max(1, (most - least + 1) / TWO_32)
+    const keys = new Uint32Array(entries.length)
+    for (let i = 0; i < keys.length; i++) keys[i] = (times[i]! - least) / unit
+    // By the lower half of the key, then by the upper one: each pass keeps the order of the one before it.
+    const between = new Int32Array(entries.length)
+    const keysBetween = new Uint32Array(entries.length)
+    scatter(entries, keys, 0, between, keysBetween)
+    scatter(between, keysBetween, 16, entries, keys)
     return entries
   }
 
@@ -377,6 +384,7 @@ export class PageIndex {
     let id = -1
     let segment: Segment | undefined
     for (let i = 0, at = 0, half = 0; i < count; i++, at += LOADED_STRIDE / 4, half += LOADED_STRIDE / 8) {
+      if (i % TOUCHED_AHEAD === 0) this.#touch(words, at, Math.min(TOUCHED_AHEAD, count - i))
       if (words[at + 4] !== id) {
         id = words[at + 4]!
         segment = segmentOf(id)
@@ -396,6 +404,15 @@ export class PageIndex {
     }
     for (const number of metas) if (number >= 0) this.#metas.release(number)
     return summary
+  }
+
+  /** Reads the places of the table that the next rows will need, side by side: one after the other each of them would wait for the memory. */
+  #touch(words: Uint32Array, from: number, rows: number): void {
+    const table = this.#table
+    const mask = this.#mask
+    let sum = 0
+    for (let row = 0, at = from; row < rows; row++, at += LOADED_STRIDE / 4) sum ^= table[words[at]! & mask]!
+    this.touched = sum
   }
 
   #loadPage(loaded: LoadedRows, metas: Int32Array, words: Uint32Array, numbers: Float64Array, at: number, segment: Segment, slot: number,
@@ -517,6 +534,24 @@ export class PageIndex {
         if ((chunk[row + META_FLAGS]! >>> FLAG_SHIFT & (USED | HIDDEN)) === USED) this.#link(first + i, chunk[row]!, chunk[row + 1]!)
       }
     }
+  }
+}
+
+/** Puts entries and their keys in the order of 16 bits of the key, those from `shift` on. */
+function scatter(entries: Int32Array, keys: Uint32Array, shift: number, toEntries: Int32Array, toKeys: Uint32Array): void {
+  const next = new Uint32Array(65_536)
+  for (let i = 0; i < keys.length; i++) next[keys[i]! >>> shift & 0xffff]!++
+  let place = 0
+  for (let bin = 0; bin < next.length; bin++) {
+    const size = next[bin]!
+    next[bin] = place
+    place += size
+  }
+  for (let i = 0; i < keys.length; i++) {
+    const key = keys[i]!
+    const to = next[key >>> shift & 0xffff]!++
+    toEntries[to] = entries[i]!
+    toKeys[to] = key
   }
 }
 

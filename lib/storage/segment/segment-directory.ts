@@ -2,7 +2,7 @@ import type { Logger } from '../../observe/logger.js'
 import type { Metrics } from '../../observe/metrics.js'
 import type { Batcher } from '../../transfer/batcher.js'
 import type { CallScope } from '../../transfer/call-scope.js'
-import type { LoadedFolder, NativeSegments, PolledFolder } from '../../transfer/native-binding.js'
+import { LOADED_STRIDE, type LoadedFolder, type NativeSegments, type PolledFolder } from '../../transfer/native-binding.js'
 import { Op, Status, TOMBSTONES_MAX } from '../../transfer/protocol.js'
 import { TransferRequest } from '../../transfer/transfer-request.js'
 import { bytesOf } from '../../keys/utf8.js'
@@ -351,9 +351,11 @@ export class SegmentDirectory {
       this.index.addSegment(segment)
       this.#own.set(id, segment)
     }
-    const entered: number[] = []
+    // An array of a million that grows is copied many times over.
+    const entered = new Int32Array(Math.floor(loaded.rows.byteLength / LOADED_STRIDE))
+    let count = 0
     const { superseded, pinned } = this.index.load(loaded, id => this.#own.get(id), {
-      enter: entry => { entered.push(entry) },
+      enter: entry => { entered[count++] = entry },
       leave: (entry, segment) => { this.#forgetPolicy(entry, segment) }
     })
     for (const { id } of loaded.segments) {
@@ -361,11 +363,11 @@ export class SegmentDirectory {
       if (segment) this.space.add(segment)
     }
     // The policy meets them in the order in which they were written, which is all that is known of their use.
-    const digest = new Uint32Array(4)
-    for (const entry of this.index.sortByAge(Int32Array.from(entered))) {
+    const sorted = this.index.sortByAge(entered.subarray(0, count))
+    for (let i = 0; i < sorted.length; i++) {
+      const entry = sorted[i]!
       if (!this.index.has(entry) || this.index.isHidden(entry)) continue
-      this.index.digestOf(entry, digest)
-      this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1, digest[3])
+      this.space.classOf(this.index.segment(entry).extentBytes).policy.insert(entry, -1, this.index.identityOf(entry))
     }
     if (loaded.damaged > 0) this.#o.metrics.count('segment_records_damaged', loaded.damaged)
     this.#replaced(superseded, pinned)
