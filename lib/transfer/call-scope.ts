@@ -1,5 +1,6 @@
 import { HiCacheError } from '../error.js'
 import type { TransferRequest } from './transfer-request.js'
+import { TurnTimer } from './turn-timer.js'
 
 /** Options of every call that transfers or looks up. */
 export interface CallOptions {
@@ -22,7 +23,7 @@ export class CallScope {
   readonly #timeoutMs: number
   readonly #signal: AbortSignal | undefined
   #onEnd: ((requests: TransferRequest[], error: HiCacheError) => void) | null = null
-  #timer: NodeJS.Timeout | null = null
+  #timer: TurnTimer | null = null
   #unsettled = 0
   /** When the clock was started first; performance.now(). */
   #startedAt = 0
@@ -46,14 +47,21 @@ export class CallScope {
   /** Starts the clock; once more, it goes on with what is left of the time. `onEnd` gets the requests that are unsettled when the deadline passes or the signal fires. */
   watch(onEnd: (requests: TransferRequest[], error: HiCacheError) => void): void {
     if (this.#unsettled === 0) return
-    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer?.leave(this)
+    this.#timer = null
     this.#onEnd = onEnd
-    this.#startedAt ||= performance.now()
     // A signal that has fired already never tells its listeners.
     if (this.aborted) return this.#end(this.abortError())
-    this.#timer = setTimeout(() => this.#end(new HiCacheError('ERR_TIMEOUT',
-      `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`)), Math.max(0, this.#timeoutMs - (performance.now() - this.#startedAt)))
+    let left = this.#timeoutMs
+    if (this.#startedAt > 0) left = Math.max(0, left - (performance.now() - this.#startedAt))
+    else this.#startedAt = performance.now()
+    this.#timer = TurnTimer.watch(this, left)
     this.#signal?.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  /** The deadline has passed. */
+  expire(): void {
+    this.#end(new HiCacheError('ERR_TIMEOUT', `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`))
   }
 
   settled(): void {
@@ -70,7 +78,7 @@ export class CallScope {
 
   #unwatch(): void {
     this.#onEnd = null
-    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer?.leave(this)
     this.#timer = null
     this.#signal?.removeEventListener('abort', this.#onAbort)
   }

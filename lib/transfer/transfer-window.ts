@@ -3,11 +3,11 @@ const MIB = 1024 * 1024
 /** The least window: about one batch (128 pages of 64 KiB), so that a batch does not wait for the half of itself. */
 export const WINDOW_BYTES_MIN = 8 * MIB
 /** And never less than the device moves in this time, which is what a batch's answer and the next batch take on a busy machine: noise must not make the device run dry. */
-export const WINDOW_MS_MIN = 20
-/** Six such batches. */
-export const WINDOW_BYTES_START = 48 * MIB
+export const WINDOW_MS_MIN = 24
+/** Eight such batches. */
+export const WINDOW_BYTES_START = 64 * MIB
 /** The cap. Ten times what a fast NVMe drive needs; more only makes reads wait. */
-export const WINDOW_BYTES_MAX = 64 * MIB
+export const WINDOW_BYTES_MAX = 96 * MIB
 
 /** How much larger or smaller a size on trial is. */
 const STEP = 1.5

@@ -128,7 +128,7 @@ export class SegmentStore implements PageStore {
     const call: ReadCall = new StoreCall(pages, stride, end)
     for (let i = 0; i < pages.length; i++) {
       const page = pages[i]!
-      this.#digest.ofStored(page.storedKey, call.digests, 4 * i)
+      this.#digest.ofStored(page.storedKey, call.digests, call.digestAt(i))
       if (this.#o.unavailable(page.directory)) this.#missed(call, i, 'unavailable')
       else this.#readPage(scope, call, i, { tries: 0, polls: 0 })
     }
@@ -287,8 +287,8 @@ export class SegmentStore implements PageStore {
         ok: false, status: 'rejected', key, error: new HiCacheError('ERR_REJECTED', `A page of the segment layout has at most 1 GiB; this one has ${length} bytes.`, { key })
       })
     }
-    const kind = this.#kindOf(this.#digest.ofStoredWithScope(storedKey, call.digests, 4 * i), this.#layout.metaOf(page.dtype, page.shape))
-    const storage = new WriteHold(this.#directories[page.directory]!, kind, call.digests, 4 * i, Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, this.#sync)
+    const kind = this.#kindOf(this.#digest.ofStoredWithScope(storedKey, call.digests, call.digestAt(i)), this.#layout.metaOf(page.dtype, page.shape))
+    const storage = new WriteHold(this.#directories[page.directory]!, kind, call.digests, call.digestAt(i), Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES, this.#sync)
     storage.request = new TransferRequest({
       op: Op.segmentWrite, flags: 0, directory: page.directory, storedKey, key, memory, length, meta: kind.meta, scope, storage,
       onResult: result => { this.#wrote(call, i, storage, result) }
@@ -354,7 +354,7 @@ export class SegmentStore implements PageStore {
   #readPage(scope: CallScope, call: ReadCall, i: number, tried: { tries: number; polls: number }, length = this.#expectedLength(call, i)): void {
     const page = call.pages[i]!
     tried.tries++
-    const storage = new ReadHold(this.#directories[page.directory]!, call.digests, 4 * i)
+    const storage = new ReadHold(this.#directories[page.directory]!, call.digests, call.digestAt(i))
     storage.request = new TransferRequest({
       op: Op.segmentRead, flags: this.#readFlags, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
       onResult: result => { this.#didRead(scope, call, i, tried, storage, result) }
@@ -363,11 +363,11 @@ export class SegmentStore implements PageStore {
   }
 
   /** Unknown pages may be on their way to storage: the write says their length. */
-  #expectedLength({ pages, digests }: ReadCall, i: number): number {
-    const { host, directory } = pages[i]!
+  #expectedLength(call: ReadCall, i: number): number {
+    const { host, directory } = call.pages[i]!
     if (host) return host.bytes.byteLength
     const { index } = this.#directories[directory]!
-    const entry = index.find(digests, 4 * i)
+    const entry = index.find(call.digests, call.digestAt(i))
     return entry >= 0 ? index.length(entry) : 1
   }
 
@@ -427,7 +427,7 @@ export class SegmentStore implements PageStore {
       if (segment?.own !== true || !directory.holds(entry, segment, mine.slot, mine.generation)) continue
       const parent = this.#parentOf(call, i, directory, mine)
       const { policy } = directory.space.classOf(segment.extentBytes)
-      if (mine.written) policy.insert(entry, parent, call.digests[4 * i + 3])
+      if (mine.written) policy.insert(entry, parent, call.digests[call.digestAt(i) + 3])
       else policy.touch(entry, parent)
     }
     return any
@@ -441,13 +441,14 @@ export class SegmentStore implements PageStore {
   }
 
   /** The entry of the nearest page before this one in its chain that lies in the same directory and is of the same size; -1 = none, or unknown. */
-  #parentOf({ pages, stride, digests }: AnyCall, i: number, directory: SegmentDirectory, mine: Landed): number {
+  #parentOf(call: AnyCall, i: number, directory: SegmentDirectory, mine: Landed): number {
+    const { pages, stride } = call
     const number = pages[i]!.directory
     let before = i - stride
     while (before >= 0 && pages[before]!.directory !== number) before -= stride
     let entry: number
     if (before >= 0) {
-      entry = directory.index.find(digests, 4 * before)
+      entry = directory.index.find(call.digests, call.digestAt(before))
     } else {
       const hint = this.#chainHints.size > 0 ? this.#chainHints.get(pages[i]!.storedKey) : undefined
       if (hint === undefined) return -1
