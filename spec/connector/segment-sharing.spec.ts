@@ -177,6 +177,7 @@ for (const [where, processes] of [['one process', 1], ['two processes', 2]] as c
       expect(await mine.delete('sentinel')).to.equal(true)
       await until(async () => (await theirs.read(['sentinel']))[0] === 'absent', 'the end of the page that was asked for')
       expect(await theirs.read(['page'], 2)).to.deep.equal(['hit'])
+      expect(await look(mine, ['page'], PAGE, 2), 'both see the later one').to.deep.equal(['hit'])
     })
 
     it('what a writer leaves when it ends is taken over by one that lives', async () => {

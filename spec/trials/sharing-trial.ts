@@ -97,7 +97,10 @@ export async function overtakeTrial(options: TrialOptions): Promise<TrialReport>
   return tally
 }
 
-/** Two processes write the same pages, `count` times over: each page ends as what one of the two wrote last, whole, for both and for a third one that opens the store after them. */
+/** How long two writers that write no more may go on seeing different versions. */
+const CONVERGE_MS_MAX = 5000
+
+/** Two processes write the same pages, `count` times over: each page ends as what one of the two wrote last, whole, the same for both, and for a third one that opens the store after them. */
 export async function writersTrial(options: TrialOptions): Promise<TrialReport> {
   const tally = new Tally()
   const folder = await options.directory()
@@ -130,6 +133,15 @@ export async function writersTrial(options: TrialOptions): Promise<TrialReport> 
     const [a, b] = views.slice(-2)
     tally.add('pages that both see alike', keys.filter(key => a![key] === b![key]).length)
   }
+  // Once each has heard of the other, they see the same.
+  let apart = keys
+  for (const until = performance.now() + CONVERGE_MS_MAX; apart.length > 0 && performance.now() < until;) {
+    const looked = await Promise.all(writers.map(writer => writer.ask({ command: 'look', keys })))
+    if (looked.includes(null)) return tally
+    const [a, b] = looked.map(one => one!.seen as Record<string, number | string>)
+    apart = keys.filter(key => a![key] !== b![key])
+  }
+  tally.wrong('in the end', apart.map(key => `${key} is not the same for both`))
   for (const writer of writers) await writer.close()
   const third = new Sharer('the third', task(2), tally)
   if (!await third.ready()) return tally

@@ -25,6 +25,9 @@ const POLL_MS_MAX = 100
 /** How often dead writers' folders are taken over, at most. */
 const ADOPT_EVERY_MS = 1000
 
+/** How far the clocks of processes on one machine may be apart: each is the system's at its start, and runs by itself from there. */
+const CLOCK_SLACK_US = 1_000_000
+
 const NO_META = new Uint8Array(0)
 const NO_MEMORY = { kind: 'none' } as const
 
@@ -144,7 +147,7 @@ export class SegmentDirectory {
 
   /** Microseconds since the epoch, never the same twice. */
   now(): number {
-    this.#writtenAt = Math.max(this.#writtenAt + 1, Math.floor((performance.timeOrigin + performance.now()) * 1000))
+    this.#writtenAt = Math.max(this.#writtenAt + 1, clock())
     return this.#writtenAt
   }
 
@@ -165,10 +168,19 @@ export class SegmentDirectory {
     else this.index.remove(entry)
   }
 
+  /**
+   * Does another writer's copy, which began after ours of `writtenAt` and is there already, stay in its stead? The newest copy wins everywhere, so that all processes end with the same one. A time that
+   * is still to come is the clock of another machine, and decides nothing: what was written here is what is read here.
+   */
+  staysBefore(entry: number, writtenAt: number): boolean {
+    const its = this.index.writtenAt(entry)
+    return !this.index.segment(entry).own && its > writtenAt && its <= clock() + CLOCK_SLACK_US
+  }
+
   /** A copy of ours that was written at `writtenAt` takes the page's place. `written`: of ours, its tombstone is (or is not, and will be tried again); of another writer's, it has been asked for. */
   replace(entry: number, writtenAt: number, written: () => void): void {
     if (this.index.segment(entry).own) return this.space.drop(entry, written)
-    // One that was written while ours was on its way, and began later, is the one that stays: its owner passes ours over, and would be left with none.
+    // Its owner passes ours over by its time, and would be left with none.
     if (this.index.writtenAt(entry) < writtenAt) return this.ask(entry, written)
     this.index.remove(entry)
     written()
@@ -402,3 +414,6 @@ export class SegmentDirectory {
     scope.watch(this.#o.batcher.cancel)
   }
 }
+
+/** Microseconds since the epoch. */
+function clock(): number { return Math.floor((performance.timeOrigin + performance.now()) * 1000) }

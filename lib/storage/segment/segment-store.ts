@@ -304,7 +304,12 @@ export class SegmentStore implements PageStore {
     }
     if (result.status === Status.ok && storage.checksummed) {
       const { older } = storage
-      if (older >= 0) return this.#replace(call, i, storage, older)
+      if (older >= 0) {
+        if (!this.#directories[call.pages[i]!.directory]!.staysBefore(older, storage.writtenAt)) return this.#replace(call, i, storage, older)
+        // Two wrote it at once, and the other one was the last: stored, and written over.
+        storage.abandon()
+        return this.#endWrite(call, i, { ok: true, status: 'stored', key, byteLength: length })
+      }
       storage.commit()
       call.landed[i] = storage
       return this.#endWrite(call, i, { ok: true, status: 'stored', key, byteLength: length })
