@@ -22,10 +22,7 @@ import { errnoName } from './errno.js'
 
 /** Pages of one message to a worker, at most. */
 export const BATCH_PAGES_MAX = 128
-/**
- * Bytes that go to the workers at once. A worker answers a message when all of it is done, so a message is to be a small part of what is in flight: with messages of half the window the
- * device ran dry between two of them.
- */
+/** Bytes that go to the workers at once. A worker answers a message when all of it is done, so a message is to be a small part of what is in flight. */
 const BATCH_BYTES_MAX = 8 * 1024 * 1024
 /** A batch with fewer bytes than this goes to one worker: splitting costs a message and a wake-up each. */
 const SPLIT_BYTES_MIN = 512 * 1024

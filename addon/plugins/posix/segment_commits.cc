@@ -10,7 +10,6 @@
 #include <new>
 #include <system_error>
 #include <thread>
-#include <utility>
 
 #include "pool/file_io.h"
 

@@ -5,9 +5,7 @@ import { encodeSlot } from './encode-slot.js'
 import type { Landed } from './landed.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
-import { EXPECTED_BYTES, SlotRecord } from './slot-record.js'
-
-const CHECKSUM_BYTES = 8
+import { CHECKSUM_BYTES, EXPECTED_BYTES, SlotRecord } from './slot-record.js'
 
 /** A read of a page: pinned while it lasts, when it is ours; checked to be still the same before and after, when it is another writer's. */
 export class ReadHold implements StorageHold, Landed {
@@ -57,17 +55,17 @@ export class ReadHold implements StorageHold, Landed {
     const segment = this.segment!
     const identity = encodeSlot(segment, slot, descriptors, base, blob, at)
     const [checksumLow, checksumHigh] = [index.checksumLow(entry), index.checksumHigh(entry)]
-    SlotRecord.encodeChecksum(checksumLow, checksumHigh, blob, identity)
+    const expected = SlotRecord.encodeChecksum(checksumLow, checksumHigh, blob, identity)
     descriptors[base + Field.recordOffset] = identity
     descriptors[base + Field.identityLength] = CHECKSUM_BYTES
     if (segment.own) {
       descriptors[base + Field.metaLength] = 0
-      return identity + CHECKSUM_BYTES
+      return expected
     }
     descriptors[base + Field.metaLength] = EXPECTED_BYTES
     return SlotRecord.encodeExpected({
       segment: segment.id, slot, generation: this.generation, writtenAt: index.writtenAt(entry), fileOffset: segment.fileOffsetOf(slot), length: index.length(entry), checksumLow, checksumHigh
-    }, blob, identity + CHECKSUM_BYTES)
+    }, blob, expected)
   }
 
   /** Is the page that was read still the one of the index? */

@@ -540,7 +540,6 @@ export class SegmentStore implements PageStore {
   }
 }
 
-
 async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array): Promise<OpenedSegments> {
   const native = addon.segments
   const path = report.realPath

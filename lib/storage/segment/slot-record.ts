@@ -9,6 +9,8 @@ export const RECORDS_AT = 4096
 /** Bytes of a record that a reader of another writer's page compares, and where they begin. */
 export const EXPECTED_AT = 8
 export const EXPECTED_BYTES = 48
+/** Bytes of a payload's checksum. */
+export const CHECKSUM_BYTES = 8
 /** Bytes of meta that a record has room for. */
 export const RECORD_META_BYTES_MAX = 136
 
@@ -128,7 +130,7 @@ export class SlotRecord implements ExpectedRecord {
   static encodeChecksum(low: number, high: number, into: Uint8Array, at: number): number {
     putU32(into, at, low)
     putU32(into, at + 4, high)
-    return at + 8
+    return at + CHECKSUM_BYTES
   }
 
   /** Writes the bytes 8 to 55 of a page's record, 48 at `into[at]`: what a read of a foreign page is compared with. Answers where they end. */

@@ -33,5 +33,6 @@ export class StoreCall<Page extends PageToRead | PageToWrite, End> {
     slabUsed += words
     this.landed = new Array<Landed | null>(pages.length).fill(null)
   }
+
   digestAt(i: number): number { return this.#digestsAt + 4 * i }
 }

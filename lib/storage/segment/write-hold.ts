@@ -5,9 +5,7 @@ import { encodeSlot } from './encode-slot.js'
 import type { Landed } from './landed.js'
 import type { Segment } from './segment.js'
 import type { SegmentDirectory } from './segment-directory.js'
-import { RECORD_BYTES, SlotRecord } from './slot-record.js'
-
-const CHECKSUM_BYTES = 8
+import { CHECKSUM_BYTES, RECORD_BYTES, SlotRecord } from './slot-record.js'
 
 /** What is alike for the pages of a store, and almost always for those of a call. */
 export interface PageKind {
