@@ -31,7 +31,7 @@ Napi::Object protocol(Napi::Env env) {
   out.Set("Status", numbers(env, {{"ok", of(Status::ok)}, {"alreadyThere", of(Status::already_there)}, {"absent", of(Status::absent)},
                                   {"corrupt", of(Status::corrupt)}, {"identity", of(Status::identity)}, {"length", of(Status::length)},
                                   {"unverified", of(Status::unverified)}, {"cancelled", of(Status::cancelled)}, {"error", of(Status::error)},
-                                  {"stale", of(Status::stale)}}));
+                                  {"stale", of(Status::stale)}, {"unavailable", of(Status::unavailable)}, {"refused", of(Status::refused)}}));
   out.Set("Field", numbers(env, {{"op", field::op}, {"flags", field::flags}, {"directory", field::directory}, {"nameOffset", field::name_offset},
                                  {"nameLength", field::name_length}, {"region", field::region}, {"memoryOffset", field::memory_offset},
                                  {"length", field::length}, {"fileOffset", field::file_offset}, {"recordOffset", field::record_offset},

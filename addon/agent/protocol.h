@@ -13,7 +13,7 @@ inline constexpr uint32_t accept_unverified = 1, replace = 2, skip_checksum = 4,
 inline constexpr uint32_t all = 255;
 }
 
-enum class Status : uint8_t { ok, already_there, absent, corrupt, identity, length, unverified, cancelled, error, stale };
+enum class Status : uint8_t { ok, already_there, absent, corrupt, identity, length, unverified, cancelled, error, stale, unavailable, refused };
 
 namespace field {
 enum : size_t {

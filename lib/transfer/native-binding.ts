@@ -3,20 +3,57 @@
 /** An engine moves bytes between registered memory and open files. */
 export type EngineName = 'aio' | 'io_uring' | 'posix_aio'
 
-export interface AgentOptions {
+export type AgentOptions = PosixAgentOptions | ObjectAgentOptions
+
+interface AnyAgentOptions {
+  /** The completion words: an Int32Array on shared memory, the same for all agents of a cache. */
+  readonly words: Int32Array
+  /** How long destroy() and the environment's clean-up wait for the kernel before they leave the rest to a reaper thread. Default 2000. */
+  readonly drainMs?: number
+}
+/** Pages in an object store: pageWrite, pageRead, pageCheck and pageDelete; a descriptor's name is the object's key, and there is one directory. */
+export interface ObjectAgentOptions extends AnyAgentOptions {
+  readonly plugin: 'OBJ'
+  /** Construction throws with `code: 'ERR_PLUGIN_UNAVAILABLE'` where there is no libcurl. */
+  readonly objects: ObjectEndpoint
+}
+/** Where objects are, and how this process talks to them. */
+export interface ObjectEndpoint {
+  /** `scheme://host[:port]`, without a path. */
+  readonly endpoint: string
+  /** What requests are signed for; never empty. */
+  readonly region: string
+  readonly bucket: string
+  /** The bucket is a part of the host name (not where the host is an address, or the name has a dot and the scheme is https). */
+  readonly virtualAddressing: boolean
+  /** Id from objects.setCredentials(). 0: requests are not signed. */
+  readonly credentials: number
+  /** File of the authorities that are trusted, PEM. Default: the system's. */
+  readonly caBundle?: string
+  /** URL of a proxy; '' = none, whatever the environment says. Default ''. */
+  readonly proxy?: string
+  /** Send the payload's CRC-64/NVME for the server to check. Default false. */
+  readonly sendChecksum?: boolean
+  /** Ask for the checksum that the server keeps, and compare the bytes with it. Default false. */
+  readonly askChecksum?: boolean
+  /** Pages from this size on are written in parts and read in ranges, over several connections at once. Default: 32 MiB. Parts have at least 5 MiB. */
+  readonly multipartBytes?: number
+  /** Threads that talk to the server. Default 4. */
+  readonly threads?: number
+  /** Connections of this agent, all threads together. Default 16. */
+  readonly connections?: number
+}
+
+export interface PosixAgentOptions extends AnyAgentOptions {
   /** The embedded plugin that moves the data. */
   readonly plugin: 'POSIX'
   /** The one engine to use; construction throws with `code: 'ERR_PLUGIN_UNAVAILABLE'` when the system lacks it. */
   readonly engine: EngineName
   readonly directories: readonly AgentDirectory[]
-  /** The completion words: an Int32Array on shared memory, the same for all agents of a cache. */
-  readonly words: Int32Array
   /** Operations that an engine keeps in the kernel at once, per directory. Default 64. */
   readonly queueDepth?: number
   /** Threads per directory for work that can block in a file system. Default 8. */
   readonly threads?: number
-  /** How long destroy() and the environment's clean-up wait for the kernel before they leave the rest to a reaper thread. Default 2000. */
-  readonly drainMs?: number
 }
 export interface AgentDirectory {
   readonly path: string
@@ -55,7 +92,8 @@ export interface ListedFile {
 }
 
 export interface NativeAgent {
-  readonly engine: EngineName
+  /** `libcurl` for objects. */
+  readonly engine: EngineName | 'libcurl'
   /** Starts every descriptor; resolves when each has its result. Never rejects because of a descriptor. Throws on malformed arguments. */
   submit(descriptors: Float64Array, blob: Uint8Array, wantMetas: boolean): Promise<BatchResult>
   /** Regular files in `folder` (relative; '' = the directory itself). A folder that is not there is empty. Runs on the directory's pool. */
@@ -252,6 +290,52 @@ export interface NativeSegments {
   closeWriter(directory: string, folder: string, ownerFd: number): Promise<void>
 }
 
+export interface ObjectCredentials { readonly accessKey: string; readonly secretKey: string; readonly sessionToken: string }
+export interface ObjectRequest {
+  readonly method: 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE'
+  /** Object key; '' = the bucket itself. */
+  readonly key: string
+  /** Query parameters, not encoded; '' as a value: the name alone (`uploads`). */
+  readonly query?: Readonly<Record<string, string>>
+  /** Beside host, date, authorization and the like. */
+  readonly headers?: Readonly<Record<string, string>>
+  readonly body?: Uint8Array
+  /** All tries together. */
+  readonly timeoutMs: number
+  /** Default 3. */
+  readonly retries?: number
+}
+export interface ObjectResponse {
+  readonly status: number
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: Uint8Array
+}
+/**
+ * Requests apart from pages: listings, deletes of many, probes. Never blocks the thread. A promise rejects when no answer came: with `code` ECURL, `curl` (CURLcode) and
+ * libcurl's message; or ETIMEDOUT, ECANCELED (closed).
+ */
+export interface ObjectClient {
+  request(request: ObjectRequest): Promise<ObjectResponse>
+  /** Ends what is under way. Idempotent. */
+  close(): void
+}
+export interface NativeObjects {
+  /** Loads libcurl on first use. `path`: what was loaded; `version`: its own words. */
+  curl(): { readonly usable: boolean; readonly path: string; readonly version: string; readonly reason: string; readonly remedy: string }
+  /** Keys for endpoints, out of JavaScript's reach from then on. Without an id they get a new one; with one they replace the former. */
+  setCredentials(credentials: ObjectCredentials, id?: number): number
+  releaseCredentials(id: number): boolean
+  readonly Client: new (endpoint: ObjectEndpoint) => ObjectClient
+  /** Signature version 4, for the specs. `date` is `yyyymmddThhmmssZ`; `url` absolute, its path and query encoded already; `payloadHash` hex or UNSIGNED-PAYLOAD. */
+  sign(request: {
+    method: string; url: string; headers: Readonly<Record<string, string>>; payloadHash: string; region: string; service: string; date: string
+    credentials: ObjectCredentials
+    /** Each path segment is encoded once more (all services but S3). Default false. */
+    doubleEncode?: boolean
+  }): { readonly authorization: string; readonly canonicalRequest: string; readonly stringToSign: string }
+}
+
 export interface NativeAddon {
   readonly protocol: Readonly<Record<string, Readonly<Record<string, number>> | number>>
   readonly Agent: new (options: AgentOptions) => NativeAgent
@@ -289,6 +373,8 @@ export interface NativeAddon {
   readonly recorder: NativeRecorder
   /** The segment layout's folders. */
   readonly segments: NativeSegments
+  /** Object stores. */
+  readonly objects: NativeObjects
   bench: NativeBench
 }
 

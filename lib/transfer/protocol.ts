@@ -46,7 +46,10 @@ export const Flag = {
   force: 8,
   /** pageRead: a file that fails its check is removed, if it is still the same file. */
   dropCorrupt: 16,
-  /** segmentWrite: the identity is the checksum of the page that is there (8 bytes, little-endian); memory of the same checksum is not written (Status.alreadyThere). */
+  /**
+   * segmentWrite: the identity is the checksum of the page that is there (8 bytes, little-endian); memory of the same checksum is not written (Status.alreadyThere).
+   * pageWrite of an object: it is probably there, so ask (HEAD) before sending it.
+   */
   compareFirst: 32,
   /** segmentRead: another writer's page. The meta is bytes 8..55 of its slot record as it is expected; it must be that before and after the data was read (Status.stale). */
   foreign: 64,
@@ -72,8 +75,12 @@ export const Status = {
   cancelled: 7,
   /** The system failed it: the result's errno says how. */
   error: 8,
-  /** segmentRead of another writer's page: the slot record is not the expected one (any more), or its file is gone. */
-  stale: 9
+  /** segmentRead of another writer's page: the slot record is not the expected one (any more), or its file is gone. An object that changed under a read of its parts. */
+  stale: 9,
+  /** The object store did not answer, or said that it cannot now, as often as it was tried: the result's errno is the HTTP status or 0, its meta says more. */
+  unavailable: 10,
+  /** The object store answered, and will not do it (wrong credentials, no such bucket, ...): the result's errno is the HTTP status, its meta says more. */
+  refused: 11
 } as const
 
 /**
@@ -93,7 +100,7 @@ export const Field = {
   memoryOffset: 6,
   /** Payload bytes: to write, or expected to be read. 0 where there is no payload. */
   length: 7,
-  /** extentRead, extentWrite, segmentRead, segmentWrite: where in the (data) file. */
+  /** extentRead, extentWrite, segmentRead, segmentWrite: where in the (data) file. Of an object's page: the milliseconds that are left until its deadline. */
   fileOffset: 8,
   /** Identity (opaque, compared byte for byte) at blob[recordOffset .. +identityLength], meta (opaque) right after it. */
   recordOffset: 9,
@@ -122,7 +129,7 @@ export const WORD_STATE_BITS = 3
 export const ResultField = { status: 0, errno: 1, length: 2, microseconds: 3 } as const
 export const RESULT_STRIDE = 4
 
-/** Bytes that a pageRead or pageCheck (the record's meta) or a segmentWrite (the payload's checksum, 8 bytes) answers per page. */
+/** Bytes that a pageRead or pageCheck (the record's meta) or a segmentWrite (the payload's checksum, 8 bytes) answers per page; of an object that could not be moved: why, as text. */
 export const META_BYTES_MAX = 160
 /** Bytes of a slot record; of a tombstone, and how many one operation takes; of the part of a record that Flag.foreign compares, and where that begins. */
 export const SLOT_RECORD_BYTES = 512
