@@ -403,4 +403,16 @@ export interface NativeBench {
    */
   mixLoop(options: { directory: string; pageBytes: number; bytes: number; writesInFlight: number; readsInFlight: number }): Promise<MixResult>
   cleanup(directory: string): Promise<void>
+  /**
+   * A plain C++ loop over an object store: one thread and one libcurl multi handle with `concurrency` requests under way, connections that are kept, requests signed as
+   * the plugin signs them (http: SHA-256 of the payload; https: UNSIGNED-PAYLOAD), nothing above them: no metadata, no condition, no retry, no page checksum.
+   *
+   * put: objects PREFIX0 to PREFIX(pages - 1) of `pageBytes` each, every request from one of `concurrency` buffers. Bytes 0 to 7 of an object are its number,
+   * little-endian; the rest is whatever the buffer was filled with before the clock started. get: the same objects into such buffers, each into its place as it
+   * comes; status, length and number are compared. Buffers are filled and touched, and connections are opened, before the clock starts. The objects stay.
+   *
+   * `cpuSeconds` is the whole process's (as process.cpuUsage() counts it), `latencyUs` has one entry an object. Rejects with an Error whose message has the
+   * HTTP status and the server's code, or libcurl's message, at the first request that fails; `code` is EIO.
+   */
+  curlLoop(options: { endpoint: ObjectEndpoint; op: 'put' | 'get'; pageBytes: number; pages: number; concurrency: number; prefix: string }): Promise<BenchResult>
 }
