@@ -7,14 +7,15 @@ export const STORAGE_DIR_VARIABLE = 'SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR'
 /** The connector's README has the first name, its code the second. */
 export const SELECTOR_VARIABLES = ['SGLANG_HICACHE_NIXL_BACKEND_PLUGIN_TYPE', 'SGLANG_HICACHE_NIXL_BACKEND_PLUGIN'] as const
 export const DIRECT_IO_VARIABLE = 'SGLANG_HICACHE_NIXL_USE_DIRECT_IO'
-/** Which variable stands in for which key of plugin.obj. */
-export const OBJ_VARIABLES: Readonly<Record<string, string>> = {
-  bucket: 'AWS_DEFAULT_BUCKET',
-  endpoint_override: 'AWS_ENDPOINT_OVERRIDE',
-  access_key: 'AWS_ACCESS_KEY_ID',
-  secret_key: 'AWS_SECRET_ACCESS_KEY',
-  session_token: 'AWS_SESSION_TOKEN',
-  region: 'AWS_REGION',
+/** Which variables stand in for which key of plugin.obj; the first that is set counts. */
+export const OBJ_VARIABLES: Readonly<Record<string, readonly string[]>> = {
+  bucket: ['AWS_DEFAULT_BUCKET'],
+  endpoint_override: ['AWS_ENDPOINT_OVERRIDE', 'AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'],
+  access_key: ['AWS_ACCESS_KEY_ID'],
+  secret_key: ['AWS_SECRET_ACCESS_KEY'],
+  session_token: ['AWS_SESSION_TOKEN'],
+  region: ['AWS_REGION', 'AWS_DEFAULT_REGION'],
+  ca_bundle: ['AWS_CA_BUNDLE'],
 }
 
 export interface EnvironmentSettings {
@@ -70,9 +71,9 @@ export function readEnvironment(env: NodeJS.ProcessEnv, problems: ConfigProblems
     else problems.add(origin(DIRECT_IO_VARIABLE), `expected true or false, found ${describeFound(direct)}`)
   }
 
-  for (const [key, name] of Object.entries(OBJ_VARIABLES)) {
-    const value = given(name)
-    if (value !== undefined) obj.set(key, { value, origin: origin(name) })
+  for (const [key, names] of Object.entries(OBJ_VARIABLES)) {
+    const name = names.find((one) => given(one) !== undefined)
+    if (name !== undefined) obj.set(key, { value: given(name), origin: origin(name) })
   }
   return { top, obj, warnings }
 }

@@ -5,6 +5,7 @@ import { readConfigSource } from './config-source.js'
 import type { Configuration } from './config-types.generated.js'
 import { STORAGE_DIR_VARIABLE, readEnvironment, splitDirectories } from './environment.js'
 import { normalise } from './normalise.js'
+import { proxyOfEnvironment } from './proxy-environment.js'
 import { describeFound } from './parsed-value.js'
 import {
   SECTION_KEYS, TOP_LEVEL_KEYS, expectation, isPluginName, isSecretName, type PluginName, type PluginSections,
@@ -53,6 +54,7 @@ interface Loaded {
   readonly top: ReadonlyMap<string, Setting>
   readonly sections: ReadonlyMap<string, SectionSettings>
   readonly objEnvironment: ReadonlyMap<string, Setting>
+  readonly env: NodeJS.ProcessEnv
   readonly engine: PosixEngine | undefined
   readonly storageDirs: readonly string[]
   readonly storageDirSource: 'option' | 'config' | 'environment' | 'default'
@@ -88,6 +90,7 @@ export class NixlBackendConfig {
   readonly warnings: readonly string[]
   readonly #sections: ReadonlyMap<string, SectionSettings>
   readonly #objEnvironment: ReadonlyMap<string, Setting>
+  readonly #env: NodeJS.ProcessEnv
   readonly #engine: PosixEngine | undefined
 
   /** Use {@link NixlBackendConfig.load}. */
@@ -104,6 +107,7 @@ export class NixlBackendConfig {
     this.warnings = loaded.warnings
     this.#sections = loaded.sections
     this.#objEnvironment = loaded.objEnvironment
+    this.#env = loaded.env
     this.#engine = loaded.engine
   }
 
@@ -140,6 +144,21 @@ export class NixlBackendConfig {
   /** A section's values with defaults (and, for obj, the AWS variables where the configuration is silent). Those of obj hold secrets. */
   section<Plugin extends PluginName>(plugin: Plugin): Readonly<PluginSections[Plugin]> {
     return Object.fromEntries(this.#values(plugin)) as PluginSections[Plugin]
+  }
+
+  /**
+   * URL of the proxy on the way to `url`; empty: none.
+   *
+   * @throws {HiCacheError} ERR_CONFIG for a proxy of the environment that has credentials in it: they would show wherever the proxy does.
+   */
+  proxyFor(url: URL): string {
+    const { objectProxy } = this.options
+    if (objectProxy !== 'environment') return objectProxy ?? ''
+    const found = proxyOfEnvironment(this.#env, url)
+    if (found === null) return ''
+    if (found.proxy.includes('@')) throw new HiCacheError('ERR_CONFIG', `<environment>: ${found.variable}: ${PROXY_CREDENTIALS}`)
+    if (!PROXY.test(found.proxy)) throw new HiCacheError('ERR_CONFIG', `<environment>: ${found.variable}: ${expectation(TOP_LEVEL_KEYS.get('object_proxy')!, true)}, found ${describeFound(found.proxy)}`)
+    return found.proxy
   }
 
   /** The parameters that NIXL's plugin gets: strings, defaults filled in, secret_key in NIXL's spelling. Those of obj hold secrets. */
@@ -243,6 +262,11 @@ function load(input: NixlBackendConfigInput, problems: ConfigProblems): Loaded {
     warnings.push(`${endpoint!.origin.key!} is ignored: it has credentials in it`)
   }
 
+  for (const layer of [top, overrides]) {
+    checkPrefix(layer.get('object_prefix'), problems)
+    checkProxy(layer.get('object_proxy'), problems)
+  }
+
   const merged = new Map([...environment.top, ...top, ...overrides])
   checkWatermarks(merged, problems)
   const directories = storageDirectories(merged.get('storage_dir'), problems, input.realPath)
@@ -252,6 +276,7 @@ function load(input: NixlBackendConfigInput, problems: ConfigProblems): Loaded {
     top: merged,
     sections,
     objEnvironment: environment.obj,
+    env: input.env ?? process.env,
     engine: readEngineOption(input.engine, problems),
     ...directories,
     warnings,
@@ -321,6 +346,21 @@ const hasCredentials = (endpoint: Setting | undefined): boolean => typeof endpoi
 function checkEndpoint(endpoint: Setting | undefined, problems: ConfigProblems): void {
   if (endpoint === undefined || !hasCredentials(endpoint)) return
   problems.add(endpoint.origin, 'expected an address without credentials, found one with an @ (which is not shown): give access_key and secret_key instead')
+}
+
+const PREFIX_BYTES_MAX = 512
+function checkPrefix(prefix: Setting | undefined, problems: ConfigProblems): void {
+  // The schema counts characters, and object keys are bounded in bytes.
+  if (typeof prefix?.value !== 'string' || prefix.value.length > PREFIX_BYTES_MAX || Buffer.byteLength(prefix.value) <= PREFIX_BYTES_MAX) return
+  problems.add(prefix.origin, `${expectation(TOP_LEVEL_KEYS.get('object_prefix')!, true)}, found ${describeFound(prefix.value)}`)
+}
+
+const PROXY = /^(?:https?|socks5h?):\/\/[^\s/?#@]+\/?$/i
+const PROXY_CREDENTIALS = 'expected a proxy without credentials, found one with an @ (which is not shown): let a local proxy add them'
+function checkProxy(proxy: Setting | undefined, problems: ConfigProblems): void {
+  if (typeof proxy?.value !== 'string' || proxy.value === '' || proxy.value === 'environment' || PROXY.test(proxy.value)) return
+  if (proxy.value.includes('@')) problems.add(proxy.origin, PROXY_CREDENTIALS)
+  else if (!proxy.value.includes('\0')) problems.add(proxy.origin, `${expectation(TOP_LEVEL_KEYS.get('object_proxy')!, true)}, found ${describeFound(proxy.value)}`)
 }
 
 function storageDirectories(setting: Setting | undefined, problems: ConfigProblems, realPath?: (path: string) => string): Pick<Loaded, 'storageDirs' | 'storageDirSource'> {

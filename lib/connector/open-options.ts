@@ -65,6 +65,10 @@ export interface OpenOptions {
   timeoutMs?: number
   /** Do files without a checksum (the Python connector's) count? They are answered with `verified: false`. Default true. */
   acceptUnverified?: boolean
+  /** Stands before every stored key in the name of its object (plugin obj): a path of at most 512 bytes, with a / at its end where one is meant. Default ''. */
+  objectPrefix?: string
+  /** The proxy on the way to the object store: its URL, without credentials; `environment`: as http_proxy and its kin say; null: none. Default null. */
+  objectProxy?: string | null
   /** O_DIRECT where the file system can. Default true. */
   useDirectIo?: boolean
   /** Default: silent. */
@@ -78,7 +82,7 @@ export interface OpenOptions {
 const KNOWN: readonly (keyof OpenOptions)[] = [
   'config', 'plugin', 'storageDir', 'storageLayout', 'capacity', 'evictionPolicy', 'fsync', 'segmentBytes', 'leaseMs', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
   'isMlaModel', 'fingerprint', 'agent', 'engine', 'workers', 'threads', 'queueDepth', 'arenaBytes', 'inFlightBytesMax', 'whenFull', 'timeoutMs',
-  'acceptUnverified', 'useDirectIo', 'logger', 'env', 'signal'
+  'acceptUnverified', 'objectPrefix', 'objectProxy', 'useDirectIo', 'logger', 'env', 'signal'
 ]
 const ENGINES: readonly unknown[] = [undefined, 'auto', 'io_uring', 'aio', 'posix_aio']
 

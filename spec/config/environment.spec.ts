@@ -77,6 +77,30 @@ describe('the environment', () => {
     expect(config.initParams('obj').endpoint_override).to.equal('')
     expect(config.warnings.join()).to.include('AWS_ENDPOINT_OVERRIDE').and.not.include('S3CRET')
   })
+  it('has further names for the endpoint, the region and the authorities', () => {
+    const params = (env: NodeJS.ProcessEnv): Record<string, string> => load({}, { env }).initParams('obj')
+    expect(params({ AWS_ENDPOINT_URL: 'http://u', AWS_DEFAULT_REGION: 'd', AWS_CA_BUNDLE: '/ca.pem' })).to.include({ endpoint_override: 'http://u', region: 'd', ca_bundle: '/ca.pem' })
+    expect(params({ AWS_ENDPOINT_URL: 'http://u', AWS_ENDPOINT_URL_S3: 'http://s', AWS_DEFAULT_REGION: 'd', AWS_REGION: 'r' })).to.include({ endpoint_override: 'http://s', region: 'r' })
+    expect(params({ AWS_ENDPOINT_URL_S3: 'http://s', AWS_ENDPOINT_OVERRIDE: 'http://o' }).endpoint_override).to.equal('http://o')
+    expect(refused({ plugin: { obj: {} } }, { env: { AWS_ENDPOINT_URL: 'http://me:S3CRET@host' } }).message).to.include('AWS_ENDPOINT_URL: ').and.not.include('S3CRET')
+  })
+  it('its proxies count only when the configuration says so', () => {
+    const at = new URL('http://s3.example.com:9000')
+    const env = { http_proxy: 'proxy:3128', https_proxy: 'https://secure:1', HTTP_PROXY: 'http://never' }
+    const proxyFor = (url: URL, more: NodeJS.ProcessEnv = {}, object_proxy: string | null = 'environment'): string => load({ object_proxy }, { env: { ...env, ...more } }).proxyFor(url)
+    expect(proxyFor(at, {}, null)).to.equal('')
+    expect(proxyFor(at, {}, 'http://mine')).to.equal('http://mine')
+    expect(proxyFor(at)).to.equal('http://proxy:3128')
+    expect(proxyFor(new URL('https://s3.example.com'))).to.equal('https://secure:1')
+    expect(proxyFor(at, { http_proxy: '' })).to.equal('')
+    expect(proxyFor(at, { http_proxy: '', ALL_PROXY: 'socks5://all' })).to.equal('socks5://all')
+    for (const no_proxy of ['*', 'example.com', '.example.com', '*.example.com', 'other, s3.example.com', 's3.example.com:9000']) expect(proxyFor(at, { no_proxy }), no_proxy).to.equal('')
+    for (const no_proxy of ['ample.com', 'other', 's3.example.com:80', 'a.s3.example.com']) expect(proxyFor(at, { no_proxy }), no_proxy).to.equal('http://proxy:3128')
+    expect(proxyFor(at, { NO_PROXY: 'example.com' })).to.equal('')
+    expect(proxyFor(new URL('http://[::1]:9000'), { no_proxy: '::1' })).to.equal('')
+    expect(proxyFor(new URL('http://127.0.0.1'), { no_proxy: '0.0.1' })).to.equal('http://proxy:3128')
+    expect(() => proxyFor(at, { http_proxy: 'me:S3CRET@proxy' })).to.throw('http_proxy: expected a proxy without credentials').and.satisfy(({ message }: Error) => !message.includes('S3CRET'))
+  })
   it('is process.env when none is given', () => {
     const before = process.env[DIRECT]
     process.env[DIRECT] = 'false'

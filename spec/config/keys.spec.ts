@@ -101,6 +101,12 @@ describe('plugin keys', () => {
     expect(refused({ plugin: { obj: { endpoint_override: 'http://me:S3CRET@host' } } }).message).to.include('endpoint_override').and.not.include('S3CRET')
     expect(load({ plugin: { obj: { endpoint_override: 'http://host:9000' } } }).initParams('obj').endpoint_override).to.equal('http://host:9000')
   })
+  it('credentials in the URL of a proxy are refused, and not shown', () => {
+    for (const object_proxy of ['http://me:S3CRET@proxy', 'me:S3CRET@proxy', 'http://S3CRET@']) {
+      expect(refused({ object_proxy }).message).to.include('object_proxy: expected a proxy without credentials').and.not.include('S3CRET')
+    }
+    expect(refused({}, { overrides: { objectProxy: 'http://me:S3CRET@proxy' } })).to.include({ code: 'ERR_ARGUMENT' })
+  })
   it('section() gives the same as typed values', () => {
     expect(load({ plugin: { gds: { batch_limit: '9' } } }).section('gds')).to.deep.equal({ batch_pool_size: 128, batch_limit: 9, max_request_size: 16777216 })
     expect(load({ plugin: { posix: { active: 'False', use_aio: 'true' } } }).section('posix')).to.deep.equal({ active: false, use_uring: false, use_posix_aio: false, use_aio: true })
@@ -127,6 +133,15 @@ describe('top-level keys', () => {
     threads: { option: 'threads', default: 16, good: [[1, 1], [64, 64]], bad: [0, 65] },
     fingerprint: { option: 'fingerprint', default: '', good: [['w1', 'w1'], ['x'.repeat(128), 'x'.repeat(128)]], bad: ['x'.repeat(129), 'a\0', 5] },
     model_name: { option: 'modelName', default: '', good: [['Qwen/Qwen3-8B', 'Qwen/Qwen3-8B']], bad: ['x'.repeat(201), 'a\0', 5] },
+    object_prefix: {
+      option: 'objectPrefix', default: '', good: [['', ''], ['pages', 'pages'], ['a/b/', 'a/b/'], ['.a/..b/c.', '.a/..b/c.'], ['x'.repeat(512), 'x'.repeat(512)], ['é'.repeat(256), 'é'.repeat(256)]],
+      bad: ['/a', '/', 'a//b', '.', '..', './a', '../a', 'a/.', 'a/../b', 'a/..', 'a\0', 'x'.repeat(513), 'é'.repeat(257), '\ud800', 5, null]
+    },
+    object_proxy: {
+      option: 'objectProxy', default: null,
+      good: [[null, null], ['environment', 'environment'], ['http://proxy:3128', 'http://proxy:3128'], ['https://p/', 'https://p/'], ['socks5h://[::1]:1080', 'socks5h://[::1]:1080']],
+      bad: ['', 'proxy:3128', 'ftp://proxy', 'http://', 'http://proxy/path', 'none', 'a\0', 5]
+    },
     use_direct_io: { option: 'useDirectIo', default: true, good: [[false, false], ['False', false], ['true', true]], bad: ['no', 1, null] },
     l3_cleaner_enabled: { option: 'l3CleanerEnabled', default: false, good: [[true, true], [false, false]], bad: ['true', 'false', 'True', 1, null] },
     l3_cleaner_high_watermark: { option: 'l3CleanerHighWatermark', default: 80, good: [[100, 100], ['90.5', 90.5], [70, 70]], bad: [0, 101, 69, 'x'] },

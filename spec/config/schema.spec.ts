@@ -47,7 +47,7 @@ describe('docs/configuration.md', () => {
     })
   }
   it('names every environment variable', () => {
-    for (const name of [STORAGE_DIR_VARIABLE, ...SELECTOR_VARIABLES, DIRECT_IO_VARIABLE, ...Object.values(OBJ_VARIABLES)]) expect(text).to.include(`\`${name}\``)
+    for (const name of [STORAGE_DIR_VARIABLE, ...SELECTOR_VARIABLES, DIRECT_IO_VARIABLE, ...Object.values(OBJ_VARIABLES).flat()]) expect(text).to.include(`\`${name}\``)
   })
 })
 
