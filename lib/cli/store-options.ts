@@ -18,6 +18,7 @@ export const STORE_OPTIONS: OptionSpecs = {
   policy: { type: 'string', choices: ['prefix-aware', 'lru'], help: 'Which page of the segment layout makes room for a new one. Default: the configuration\'s, else prefix-aware.' },
   fsync: { type: 'string', choices: ['never', 'batch'], help: 'Whether writes of the segment layout are on the disk when they are answered. Default: the configuration\'s, else never.' },
   'directory-scheme': { type: 'string', choices: ['bucketed', 'flat'], help: 'Where a page file lies in its directory. Default: bucketed.' },
+  'object-prefix': { type: 'string', value: 'PREFIX', help: 'Stands before every stored key in the name of its object (plugin obj). Default: the configuration\'s, else none.' },
   plugin: { type: 'string', choices: ['auto', '3fs', 'posix', 'gds_mt', 'gds', 'obj'], help: 'Storage plugin; wins over the configuration\'s selector.' },
   agent: { type: 'string', choices: ['auto', 'embedded', 'nixl'], help: 'Native agent. Default: the configuration\'s, else auto.' },
   engine: { type: 'string', choices: ['auto', 'io_uring', 'aio', 'posix_aio'], help: 'Engine of the POSIX plugin; wins over the configuration.' },
@@ -59,6 +60,7 @@ export function openOptionsOf(options: Options, specs: OptionSpecs): OpenOptions
   if (isOfStore('policy')) put('evictionPolicy', options.string('policy'))
   if (isOfStore('fsync')) put('fsync', options.string('fsync'))
   put('directoryScheme', options.string('directory-scheme'))
+  put('objectPrefix', options.string('object-prefix'))
   put('plugin', options.string('plugin'))
   put('agent', options.string('agent'))
   if (isOfStore('engine')) put('engine', options.string('engine'))

@@ -1,5 +1,5 @@
 import type { Options } from '../command.js'
-import { parseBytes } from '../format.js'
+import { listOption, oneOf, pageSizes } from '../list-options.js'
 import { CAPACITY } from '../store-options.js'
 import { UsageError } from '../usage-error.js'
 import { measuredSteps, OPS, ownSteps, READING_STEPS, readsPages, type BenchOp, type RequestedOp } from './bench-arm.js'
@@ -68,20 +68,14 @@ export class BenchPlan {
 
   constructor(options: Options) {
     this.quick = options.flag('quick')
-    this.pageBytes = list(options, 'page-bytes', this.quick ? '64k' : '64k,1m').map(text => {
-      const bytes = parseBytes(text)
-      if (bytes === undefined || bytes < BLOCK_BYTES || bytes > 256 * MIB || bytes % BLOCK_BYTES !== 0) {
-        throw new UsageError(`option --page-bytes: a page is a multiple of ${BLOCK_BYTES} bytes, at most 256 MiB; found "${text}"`)
-      }
-      return bytes
-    })
-    this.batches = list(options, 'batch', '').map(text => wholeNumber(text, 'batch', 'a batch has 1 to 4096 pages', 4096))
+    this.pageBytes = pageSizes(options, this.quick ? '64k' : '64k,1m')
+    this.batches = listOption(options, 'batch', '').map(text => wholeNumber(text, 'batch', 'a batch has 1 to 4096 pages', 4096))
     this.ops = oneOf(options, 'ops', 'write,read', OPS)
     this.measured = measuredSteps(this.ops)
     this.only = new Set(oneOf(options, 'only', CONTESTANTS.join(','), CONTESTANTS))
     const layouts = oneOf(options, 'layout', options.string('storage-layout') ?? DEFAULT_LAYOUT, LAYOUTS)
     const engines = oneOf(options, 'engine', 'auto', ENGINES)
-    const workers = list(options, 'workers', '2').map(text => wholeNumber(text, 'workers', '1 to 64', 64))
+    const workers = listOption(options, 'workers', '2').map(text => wholeNumber(text, 'workers', '1 to 64', 64))
     const checksums = oneOf(options, 'checksum', 'on', CHECKSUMS)
     if (checksums.includes('off') && !READING_STEPS.some(step => this.measured.has(step))) {
       throw new UsageError('option --checksum: off is for operations that read pages; a write always computes the checksum', 'Add read, get, one-batch or mix to --ops.')
@@ -162,20 +156,6 @@ export class BenchPlan {
   churnCapacity(pageBytes: number): number {
     return this.capacity ?? Math.ceil(Math.max(CAPACITY_MIN, this.rounds * this.pagesFor(pageBytes) * pageBytes) / MIB) * MIB
   }
-}
-
-function list(options: Options, name: string, otherwise: string): string[] {
-  const items = (options.string(name) ?? otherwise).split(',').map(item => item.trim().toLowerCase()).filter(item => item !== '')
-  if (items.length === 0 && options.string(name) !== undefined) throw new UsageError(`option --${name} is empty`)
-  return [...new Set(items)]
-}
-
-function oneOf<T extends string>(options: Options, name: string, otherwise: string, known: readonly T[]): T[] {
-  return list(options, name, otherwise).map(text => {
-    const found = known.find(value => value === text)
-    if (found === undefined) throw new UsageError(`option --${name}: ${known.slice(0, -1).join(', ')} or ${known.at(-1)!}; found "${text}"`)
-    return found
-  })
 }
 
 function wholeNumber(text: string, name: string, what: string, max: number): number {

@@ -27,6 +27,8 @@ export interface HiCacheArmOptions {
    * another arm, but pages that are there from the first round on and are read in every one: those that a store keeps.
    */
   readonly recycles: boolean
+  /** Removes all that a round stored, in one go; without it pages are deleted one by one. */
+  readonly removeAll?: () => Promise<void>
   /** Of a mix: pages written in all, pages being written at any time, and pages being read, one a call. */
   readonly mix: { readonly pages: number; readonly writes: number; readonly reads: number }
   /** Keys to look up in a round. */
@@ -78,6 +80,10 @@ export class HiCacheArm implements BenchArm {
   async discard(round: number): Promise<void> {
     const { recycles, cache, mix } = this.options
     if (recycles) return
+    if (this.options.removeAll !== undefined) {
+      await this.options.removeAll()
+      return
+    }
     for (const kind of KINDS) {
       if (kind === 'kept' || !this.steps.has(kind)) continue
       const pages = kind === 'mix' ? mix.pages : this.options.pages

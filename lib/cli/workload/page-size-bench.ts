@@ -9,7 +9,7 @@ import type { Progress } from '../progress.js'
 import { measures, type ArmSummary } from './arm-summary.js'
 import { baseOf, limitSteps, peerSteps, READING_STEPS, ringSteps, STEPS, type BenchArm, type BenchOp } from './bench-arm.js'
 import type { BenchPlan, StoreKind } from './bench-plan.js'
-import { emptyReport, round1, round3, type Against, type BenchReport, type LookupReport, type MixReport, type RunReport } from './bench-report.js'
+import { emptyReport, round1, round3, type BenchReport, type LookupReport, type MixReport, type RunReport } from './bench-report.js'
 import { arenaBytesFor, nameOf, pageBuffers, THREADS_DEFAULT, withStores, type BenchStore } from './bench-stores.js'
 import { DeviceLimitArm } from './device-limit-arm.js'
 import { FileLoopArm } from './file-loop-arm.js'
@@ -18,6 +18,7 @@ import { HiCacheArm } from './hicache-arm.js'
 import { InterleavedRounds } from './interleaved-rounds.js'
 import { LmdbArm } from './lmdb-arm.js'
 import { MixRingArm } from './mix-ring-arm.js'
+import { against, figures, ratios } from './summaries.js'
 
 const MIB = 2 ** 20
 /** The limit is the best that the device gives: deep queues, as long as the buffers stay reasonable. */
@@ -232,25 +233,4 @@ export async function fillStore(store: BenchStore, buffers: readonly Source[], p
     if (failed !== undefined && !failed.ok) throw failed.error
   }
   return pages
-}
-
-function figures(summary: ArmSummary): { mibPerSecond: number; cpuSecondsPerGib: number; p50Us: number; p99Us: number } {
-  const { p50, p99 } = summary.latency()
-  return { mibPerSecond: round1(summary.mibPerSecond), cpuSecondsPerGib: round3(summary.cpuSecondsPerGib), p50Us: p50, p99Us: p99 }
-}
-
-function ratios(summary: ArmSummary, limit: ArmSummary | undefined): { ratioToLimit: number | null; ratioMin: number | null; ratioMax: number | null } {
-  if (limit === undefined) return { ratioToLimit: null, ratioMin: null, ratioMax: null }
-  const { median, min, max } = summary.ratioTo(limit)
-  return { ratioToLimit: round3(median), ratioMin: round3(min), ratioMax: round3(max) }
-}
-
-function against(summary: ArmSummary, other: ArmSummary): Against {
-  const { median, min, max } = summary.ratioTo(other)
-  const by = (measure: typeof measures.speed): number => round3(summary.ratioTo(other, measure).median)
-  return {
-    speed: round3(median), speedMin: round3(min), speedMax: round3(max),
-    speedFlushed: other.flushes ? round3(summary.ratioTo(other, measures.speed, measures.flushedSpeed).median) : null,
-    cpu: by(measures.cpu), p50: by(measures.p50), p99: by(measures.p99),
-  }
 }
