@@ -11,6 +11,7 @@ export class Workbench {
   readonly #caches: HiCacheNixl[] = []
   readonly #directories: string[] = []
   readonly #endings: (() => unknown)[] = []
+  readonly #lastEndings: (() => unknown)[] = []
   readonly #storageLayout: StorageLayout
 
   constructor(storageLayout: StorageLayout) { this.#storageLayout = storageLayout }
@@ -41,9 +42,13 @@ export class Workbench {
   /** Runs after the spec, before the caches are closed. */
   atEnd(ending: () => unknown): void { this.#endings.push(ending) }
 
+  /** Runs after the caches have been closed: for servers that they talk to until then. */
+  atLast(ending: () => unknown): void { this.#lastEndings.push(ending) }
+
   async clear(): Promise<void> {
     for (const ending of this.#endings.splice(0).reverse()) await ending()
     await Promise.all(this.#caches.splice(0).map(cache => cache.close()))
+    for (const ending of this.#lastEndings.splice(0).reverse()) await ending()
     // A cache that was closed without grace while its disk hung gives its folder back when the spec's end lets the disk go on: a file may go, or come, under rm's hands.
     for (const path of this.#directories.splice(0)) await rm(path, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 })
   }
