@@ -63,6 +63,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_system(env, exports);
   export_bench(env, exports);
   export_segments(env, exports);
+  export_objects(env, exports);
   export_recorder(env, exports);
   return exports;
 }

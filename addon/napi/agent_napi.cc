@@ -6,6 +6,8 @@
 #include <cstring>
 #include <system_error>
 
+#include "napi/objects_napi.h"
+#include "plugins/obj/obj_plugin.h"
 #include "plugins/posix/posix_plugin.h"
 
 namespace hicache {
@@ -69,6 +71,63 @@ napi_value files_of(Out& out, const std::vector<ListedFile>& files) {
   return answer;
 }
 
+void throw_refusal(Napi::Env env, const std::string& what, const std::string& reason, const std::string& remedy) {
+  Napi::Error error = make_error(env, "ERR_PLUGIN_UNAVAILABLE", what + " cannot be used: " + reason + ". " + remedy);
+  error.Value().Set("reason", Napi::String::New(env, reason));
+  error.Value().Set("remedy", Napi::String::New(env, remedy));
+  error.ThrowAsJavaScriptException();
+}
+
+// nullptr with an exception pending.
+std::unique_ptr<Plugin> make_posix_plugin(Napi::Object options, const std::shared_ptr<CompletionQueue>& queue) {
+  const Napi::Env env = options.Env();
+  PosixOptions posix;
+  double number;
+  if (!string_of(options, "engine", posix.engine)) return nullptr;
+  if (!number_of(options, "queueDepth", 64, 1, 4096, number)) return nullptr;
+  posix.queue_depth = static_cast<unsigned>(number);
+  if (!number_of(options, "threads", 8, 1, 256, number)) return nullptr;
+  posix.threads = static_cast<unsigned>(number);
+  const Napi::Value list = options.Get("directories");
+  if (list.IsEmpty() || !list.IsArray() || list.As<Napi::Array>().Length() == 0) {
+    throw_argument(env, "directories must be an array with at least one directory.");
+    return nullptr;
+  }
+  for (uint32_t i = 0; i < list.As<Napi::Array>().Length(); i++) {
+    const Napi::Value one = list.As<Napi::Array>().Get(i);
+    if (one.IsEmpty() || !one.IsObject()) {
+      throw_argument(env, "Every directory must be an object.");
+      return nullptr;
+    }
+    PosixDirectoryOptions directory;
+    if (!string_of(one.As<Napi::Object>(), "path", directory.path) || !bool_of(one.As<Napi::Object>(), "direct", false, directory.direct) ||
+        !bool_of(one.As<Napi::Object>(), "engine", false, directory.engine)) {
+      return nullptr;
+    }
+    if (!number_of(one.As<Napi::Object>(), "holdFd", -1, -1, INT_MAX, number)) return nullptr;
+    directory.hold_fd = static_cast<int>(number);
+    posix.directories.push_back(std::move(directory));
+  }
+  EngineRefusal refusal;
+  auto plugin = try_create_posix_plugin(posix, queue, refusal);
+  if (plugin == nullptr) throw_refusal(env, "The engine " + posix.engine, refusal.reason, refusal.remedy);
+  return plugin;
+}
+
+std::unique_ptr<Plugin> make_obj_plugin(Napi::Object options) {
+  ObjectOptions objects;
+  const Napi::Value value = options.Get("objects");
+  if (value.IsEmpty() || !value.IsObject()) {
+    throw_argument(options.Env(), "objects must be an object: where the objects are.");
+    return nullptr;
+  }
+  if (!object_options_of(value.As<Napi::Object>(), objects)) return nullptr;
+  curl::Refusal refusal;
+  auto plugin = try_create_obj_plugin(objects, refusal);
+  if (plugin == nullptr) throw_refusal(options.Env(), "Plugin OBJ", refusal.reason, refusal.remedy);
+  return plugin;
+}
+
 }  // namespace
 
 Napi::Function AgentWrap::define(Napi::Env env) {
@@ -97,31 +156,11 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
   if (info.Length() < 1 || !info[0].IsObject()) return wrong("An agent needs an options object.");
   const Napi::Object options = info[0].As<Napi::Object>();
   std::string plugin_name;
-  PosixOptions posix;
   double number;
-  if (!string_of(options, "plugin", plugin_name) || !string_of(options, "engine", posix.engine)) return false;
-  if (plugin_name != "POSIX") return wrong("plugin must be POSIX: the embedded agent has no other one.");
-  if (!number_of(options, "queueDepth", 64, 1, 4096, number)) return false;
-  posix.queue_depth = static_cast<unsigned>(number);
-  if (!number_of(options, "threads", 8, 1, 256, number)) return false;
-  posix.threads = static_cast<unsigned>(number);
+  if (!string_of(options, "plugin", plugin_name)) return false;
+  if (plugin_name != "POSIX" && plugin_name != "OBJ") return wrong("plugin must be POSIX or OBJ: the embedded agent has no other one.");
   if (!number_of(options, "drainMs", 2000, 0, 600000, number)) return false;
   drain_ms_ = static_cast<int>(number);
-
-  const Napi::Value list = options.Get("directories");
-  if (list.IsEmpty() || !list.IsArray() || list.As<Napi::Array>().Length() == 0) return wrong("directories must be an array with at least one directory.");
-  for (uint32_t i = 0; i < list.As<Napi::Array>().Length(); i++) {
-    const Napi::Value one = list.As<Napi::Array>().Get(i);
-    if (one.IsEmpty() || !one.IsObject()) return wrong("Every directory must be an object.");
-    PosixDirectoryOptions directory;
-    if (!string_of(one.As<Napi::Object>(), "path", directory.path) || !bool_of(one.As<Napi::Object>(), "direct", false, directory.direct) ||
-        !bool_of(one.As<Napi::Object>(), "engine", false, directory.engine)) {
-      return false;
-    }
-    if (!number_of(one.As<Napi::Object>(), "holdFd", -1, -1, INT_MAX, number)) return false;
-    directory.hold_fd = static_cast<int>(number);
-    posix.directories.push_back(std::move(directory));
-  }
 
   const Napi::Value words = options.Get("words");
   Bytes bytes;
@@ -131,15 +170,8 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
   Words known{reinterpret_cast<int32_t*>(bytes.data), bytes.length / sizeof(int32_t), MemoryRegistry::instance().find_around(bytes.data, bytes.length)};
 
   auto queue = std::make_shared<CompletionQueue>();
-  EngineRefusal refusal;
-  auto plugin = try_create_posix_plugin(posix, queue, refusal);
-  if (plugin == nullptr) {
-    Napi::Error error = make_error(env, "ERR_PLUGIN_UNAVAILABLE", "The engine " + posix.engine + " cannot be used: " + refusal.reason + ". " + refusal.remedy);
-    error.Value().Set("reason", Napi::String::New(env, refusal.reason));
-    error.Value().Set("remedy", Napi::String::New(env, refusal.remedy));
-    error.ThrowAsJavaScriptException();
-    return false;
-  }
+  auto plugin = plugin_name == "OBJ" ? make_obj_plugin(options) : make_posix_plugin(options, queue);
+  if (plugin == nullptr) return false;
   engine_ = plugin->engine();
   auto agent = std::make_unique<Agent>(known, queue, std::move(plugin));
 

@@ -1,0 +1,184 @@
+#include "plugins/obj/obj_plugin.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <new>
+#include <unordered_map>
+
+#include "plugins/obj/http_loop.h"
+#include "plugins/obj/page_transfer.h"
+#include "plugins/obj/s3_call.h"
+
+namespace hicache {
+namespace {
+
+// Below this many operations for a thread another one is not woken.
+constexpr size_t operations_a_thread_min = 4;
+
+// One thread and its operations. All but the constructor and hand_over() on the loop's thread.
+class Lane {
+ public:
+  Lane(const curl::Api& api, const std::shared_ptr<ObjectEndpoint>& endpoint, unsigned connections)
+      : connections_(connections), loop_(api, {endpoint->options().ca_bundle, endpoint->options().proxy, connections}), caller_(loop_, endpoint) {}
+
+  struct Given {
+    uint64_t id;
+    Operation* operation;
+  };
+  // Any thread.
+  void hand_over(std::vector<Given> given) {
+    loop_.post([this, given = std::move(given)] {
+      waiting_.insert(waiting_.end(), given.begin(), given.end());
+      start_waiting();
+    });
+  }
+  void cancel(std::vector<uint64_t> ids) {
+    loop_.post([this, ids = std::move(ids)] {
+      for (const uint64_t id : ids) {
+        if (const auto found = running_.find(id); found != running_.end()) found->second->cancel();
+      }
+    });
+  }
+  void withdraw_called_off() {
+    loop_.post([this] {
+      withdraw([](Operation& operation) { return operation.called_off(); });
+    });
+  }
+  void stop() {
+    loop_.post([this] {
+      stopped_ = true;
+      withdraw([](Operation&) { return true; });
+    });
+  }
+
+ private:
+  template <typename Fits>
+  void withdraw(Fits&& fits) {
+    std::vector<Operation*> gone;
+    std::erase_if(waiting_, [&](const Given& given) {
+      if (!fits(*given.operation)) return false;
+      gone.push_back(given.operation);
+      return true;
+    });
+    for (Operation* operation : gone) operation->finish(Outcome::of(Status::cancelled));
+  }
+
+  // As many as there are connections: what waits can still be called off without anything having happened.
+  void start_waiting() {
+    while (!waiting_.empty() && running_.size() < connections_) {
+      const Given given = waiting_.front();
+      waiting_.pop_front();
+      if (stopped_ || !given.operation->claim()) {
+        given.operation->finish(Outcome::of(Status::cancelled));
+        continue;
+      }
+      run(given);
+    }
+  }
+
+  Detached run(Given given) {
+    Outcome outcome;
+    try {
+      PageTransfer transfer(loop_, caller_, *given.operation);
+      running_.emplace(given.id, &transfer);
+      outcome = co_await transfer.run();
+    } catch (const std::bad_alloc&) {
+      outcome = Outcome::failed(ENOMEM);
+    }
+    running_.erase(given.id);
+    given.operation->finish(outcome);
+    // Not from within the end of another: a hundred that end at once would be as deep.
+    if (!waiting_.empty() && !scheduled_) {
+      scheduled_ = true;
+      loop_.post([this] {
+        scheduled_ = false;
+        start_waiting();
+      });
+    }
+  }
+
+  const unsigned connections_;
+  std::deque<Given> waiting_;
+  std::unordered_map<uint64_t, PageTransfer*> running_;
+  bool stopped_ = false, scheduled_ = false;
+  HttpLoop loop_;
+  S3Caller caller_;
+};
+
+class ObjPlugin final : public Plugin {
+ public:
+  ObjPlugin(const curl::Api& api, const ObjectOptions& options) : endpoint_(std::make_shared<ObjectEndpoint>(options)) {
+    const unsigned threads = std::clamp(options.threads, 1u, std::max(1u, options.connections));
+    for (unsigned i = 0; i < threads; i++) {
+      const unsigned share = options.connections / threads + (i < options.connections % threads ? 1 : 0);
+      lanes_.push_back(std::make_unique<Lane>(api, endpoint_, std::max(1u, share)));
+    }
+  }
+
+  const char* engine() const override { return "libcurl"; }
+  std::vector<int> event_fds() const override { return {}; }
+  void process() override {}
+  size_t directories() const override { return 1; }
+  size_t calls() const override { return 0; }
+
+  void start(Batch& batch) override {
+    auto places = std::make_shared<std::vector<Place>>(batch.size());
+    batch.plugin_state = places;
+    const size_t wanted = std::clamp<size_t>(batch.size() / operations_a_thread_min, 1, lanes_.size());
+    const size_t each = (batch.size() + wanted - 1) / wanted;
+    // Whatever the lanes take may be finished, and the batch gone, before this is over: first everything is noted, then handed over.
+    std::vector<std::pair<size_t, std::vector<Lane::Given>>> shares;
+    for (size_t from = 0; from < batch.size(); from += each) {
+      const size_t lane = next_lane_++ % lanes_.size();
+      std::vector<Lane::Given> given;
+      for (size_t i = from; i < std::min(batch.size(), from + each); i++) {
+        Operation& operation = batch[i];
+        (*places)[i] = {lane, next_id_++};
+        operation.state = &(*places)[i];
+        given.push_back({(*places)[i].id, &operation});
+      }
+      shares.emplace_back(lane, std::move(given));
+    }
+    for (auto& [lane, given] : shares) lanes_[lane]->hand_over(std::move(given));
+  }
+
+  void withdraw_called_off() override {
+    for (const auto& lane : lanes_) lane->withdraw_called_off();
+  }
+  void cancel(Operation& operation) override {
+    const auto* const place = static_cast<const Place*>(operation.state);
+    lanes_[place->lane]->cancel({place->id});
+  }
+  void stop() override {
+    for (const auto& lane : lanes_) lane->stop();
+  }
+
+  // Listings go by requests of the object client.
+  void list(size_t, std::string, bool, ListDone done) override {
+    std::vector<ListedFile> none;
+    done(ENOTSUP, none);
+  }
+  void sweep(size_t, std::string, SweepDone done) override { done(ENOTSUP, 0); }
+
+ private:
+  struct Place {
+    size_t lane = 0;
+    uint64_t id = 0;
+  };
+
+  const std::shared_ptr<ObjectEndpoint> endpoint_;
+  uint64_t next_id_ = 1;
+  size_t next_lane_ = 0;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, curl::Refusal& refusal) {
+  const curl::Api* const api = curl::load(refusal);
+  if (api == nullptr) return nullptr;
+  return std::make_unique<ObjPlugin>(*api, options);
+}
+
+}  // namespace hicache

@@ -1,0 +1,538 @@
+#include "plugins/obj/page_transfer.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "util/clock.h"
+#include "util/crc64.h"
+
+namespace hicache {
+namespace {
+
+constexpr char record_header[] = "x-amz-meta-hicache-nixl";
+// Parts of one page in flight: more of them help one page, and hinder the others.
+constexpr size_t parts_max = 10'000;
+constexpr int64_t deadline_default_ms = 30'000;
+// A body that is wrong may have been spoilt on its way: it is read so often.
+constexpr int reads_max = 2;
+
+int64_t deadline_of(const Operation& operation) {
+  const int64_t ms = operation.file_offset == 0 ? deadline_default_ms : static_cast<int64_t>(std::min<uint64_t>(operation.file_offset, 1ull << 40));
+  return now_ns() + ms * 1'000'000;
+}
+
+// Memory, or a part of it.
+class MemorySource final : public BodySource {
+ public:
+  MemorySource(const Memory& memory, uint64_t from) : memory_(memory), from_(from) {}
+  bool give(uint64_t at, uint8_t* to, size_t room) override {
+    return memory_.touch([&] { std::memcpy(to, memory_.data + from_ + at, room); });
+  }
+
+ private:
+  const Memory& memory_;
+  const uint64_t from_;
+};
+
+class TextSource final : public BodySource {
+ public:
+  explicit TextSource(const std::string& text) : text_(text) {}
+  bool give(uint64_t at, uint8_t* to, size_t room) override {
+    std::memcpy(to, text_.data() + at, room);
+    return true;
+  }
+
+ private:
+  const std::string& text_;
+};
+
+// Takes a body of one exact length into memory, and its checksum while it passes.
+class MemorySink final : public BodySink {
+ public:
+  using Wanted = std::function<bool(const S3Answer&)>;
+  MemorySink(const Memory& memory, uint64_t from, uint64_t bytes, bool sum, Wanted wanted) : memory_(memory), from_(from), bytes_(bytes), sum_(sum), wanted_(std::move(wanted)) {}
+
+  bool begins(const S3Answer& answer) override {
+    taken_ = 0;
+    crc_ = 0;
+    return wanted_(answer);
+  }
+  bool take(const uint8_t* from, size_t bytes) override {
+    if (bytes > bytes_ - taken_) return false;
+    const bool there = memory_.touch([&] {
+      std::memcpy(memory_.data + from_ + taken_, from, bytes);
+      if (sum_) crc_ = crc64(from, bytes, crc_);
+    });
+    taken_ += bytes;
+    lost_ = !there;
+    return there;
+  }
+  bool whole() const { return taken_ == bytes_; }
+  bool lost() const { return lost_; }
+  uint64_t crc() const { return crc_; }
+
+ private:
+  const Memory& memory_;
+  const uint64_t from_, bytes_;
+  const bool sum_;
+  const Wanted wanted_;
+  uint64_t taken_ = 0, crc_ = 0;
+  bool lost_ = false;
+};
+
+// `bytes 0-99/1234`: the bytes of the whole object. False: it is none.
+bool total_of_range(const std::string& range, uint64_t& total) {
+  const size_t slash = range.find('/');
+  if (slash == std::string::npos) return false;
+  const auto [end, error] = std::from_chars(range.data() + slash + 1, range.data() + range.size(), total);
+  return error == std::errc() && end == range.data() + range.size();
+}
+
+}  // namespace
+
+PageTransfer::PageTransfer(HttpLoop& loop, S3Caller& caller, Operation& operation)
+    : loop_(loop), caller_(caller), operation_(operation), scope_(loop, deadline_of(operation)) {}
+
+Task<Outcome> PageTransfer::run() {
+  switch (operation_.op) {
+    case Op::page_write: return write();
+    case Op::page_read: return read();
+    case Op::page_check: return check();
+    case Op::page_delete: return remove();
+    default: return unsupported();
+  }
+}
+
+Task<Outcome> PageTransfer::unsupported() { co_return Outcome::failed(ENOTSUP); }
+
+bool PageTransfer::given_up() const {
+  // Nobody is left to hear of a page whose environment has ended, or to vouch for its memory.
+  return scope_.cancelled() || operation_.cancelling() || (operation_.memory.gate != nullptr && operation_.memory.gate->closed());
+}
+
+Outcome PageTransfer::unusable(const S3Answer& answer) const {
+  if (answer.result == S3Result::cancelled) return Outcome::failed(ECANCELED);
+  if (answer.result == S3Result::broken) return Outcome::failed(EFAULT);
+  Outcome outcome = Outcome::of(answer.result == S3Result::refused ? Status::refused : Status::unavailable);
+  outcome.error = answer.status;
+  outcome.set_meta(std::string_view(answer.why).substr(0, meta_bytes_max));
+  return outcome;
+}
+
+bool PageTransfer::judge(const S3Answer& answer, uint64_t object_bytes, bool with_unverified, ObjectRecord& record, bool& unverified, Outcome& outcome) const {
+  unverified = false;
+  switch (decode_object_record(answer.record, record)) {
+    case ObjectRecordState::none:
+      unverified = with_unverified;
+      if (!unverified) outcome = Outcome::of(Status::absent);
+      return unverified;
+    case ObjectRecordState::newer:
+      outcome = Outcome::failed(EPROTONOSUPPORT);
+      return false;
+    case ObjectRecordState::damaged:
+      outcome = Outcome::of(Status::corrupt);
+      return false;
+    case ObjectRecordState::whole:
+      break;
+  }
+  if (record.identity != operation_.identity) {
+    outcome = Outcome::of(Status::identity);
+    return false;
+  }
+  if (record.length == object_bytes) return true;
+  outcome = Outcome::of(Status::corrupt);
+  return false;
+}
+
+// ---- look-ups ----
+
+Task<S3Answer> PageTransfer::head() {
+  S3Request request;
+  request.method = "HEAD";
+  request.key = operation_.name;
+  S3Answer answer = co_await caller_.call(scope_, request);
+  co_return answer;
+}
+
+Task<Outcome> PageTransfer::check() {
+  const S3Answer answer = co_await head();
+  if (answer.result != S3Result::answered) co_return unusable(answer);
+  if (answer.status == 404) co_return Outcome::of(Status::absent);
+  ObjectRecord record;
+  bool unverified = false;
+  Outcome outcome;
+  if (!judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, outcome)) co_return outcome;
+  outcome = Outcome::of(unverified ? Status::unverified : Status::ok, answer.length);
+  if (!unverified) outcome.set_meta(record.meta);
+  co_return outcome;
+}
+
+Task<Outcome> PageTransfer::remove() {
+  if ((operation_.flags & flag::force) == 0) {
+    const S3Answer answer = co_await head();
+    if (answer.result != S3Result::answered) co_return unusable(answer);
+    if (answer.status == 404) co_return Outcome::of(Status::absent);
+    ObjectRecord record;
+    bool unverified = false;
+    Outcome outcome;
+    const bool ours = judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, outcome);
+    // One of ours whose length is wrong may go; so may one that names nobody, as long as it is not somebody else's.
+    if (!ours && outcome.status != Status::corrupt) co_return outcome;
+  }
+  S3Request request;
+  request.method = "DELETE";
+  request.key = operation_.name;
+  const S3Answer answer = co_await caller_.call(scope_, request);
+  if (answer.result != S3Result::answered) co_return unusable(answer);
+  // With a retry, the first may have done it.
+  co_return Outcome::of(answer.status == 404 && answer.tries == 1 ? Status::absent : Status::ok);
+}
+
+// ---- writes ----
+
+bool PageTransfer::ranged() const {
+  const uint64_t from = caller_.endpoint().options().multipart_bytes;
+  return from > 0 && operation_.memory.length >= std::max(from, part_bytes_min + 1);
+}
+
+uint64_t PageTransfer::part_bytes() const {
+  // As many parts as connections, each as large as S3 wants it.
+  const uint64_t bytes = operation_.memory.length, even = (bytes + loop_.connections() - 1) / loop_.connections();
+  return std::max({part_bytes_min, even, (bytes + parts_max - 1) / parts_max});
+}
+
+bool PageTransfer::sum_payload(uint64_t& crc) const {
+  return operation_.memory.touch([&] { crc = crc64(operation_.memory.data, operation_.memory.length); });
+}
+
+std::vector<sigv4::Header> PageTransfer::page_headers() const { return {{record_header, record_}, {"content-type", "application/octet-stream"}}; }
+
+Task<PageTransfer::Look> PageTransfer::look(Outcome& failure) {
+  const S3Answer answer = co_await head();
+  if (answer.result != S3Result::answered) {
+    failure = unusable(answer);
+    co_return Look::failed;
+  }
+  if (answer.status == 404) co_return Look::absent;
+  ObjectRecord record;
+  if (decode_object_record(answer.record, record) == ObjectRecordState::newer) co_return Look::newer;
+  co_return answer.record == record_ && answer.length == operation_.memory.length ? Look::same : Look::other;
+}
+
+Task<Outcome> PageTransfer::write() {
+  if (!sum_payload(crc_)) co_return Outcome::failed(EFAULT);
+  record_ = encode_object_record(operation_.memory.length, crc_, operation_.identity, operation_.meta);
+  const uint64_t length = operation_.memory.length;
+  bool conditional = (operation_.flags & flag::replace) == 0;
+  Outcome failure;
+  if (conditional && (operation_.flags & flag::compare_first) != 0) {
+    const Look found = co_await look(failure);
+    if (found == Look::failed) co_return failure;
+    if (found == Look::same) co_return Outcome::of(Status::already_there, length);
+    if (found == Look::newer) co_return Outcome::failed(EPROTONOSUPPORT);
+    conditional = found == Look::absent;
+  }
+  bool in_doubt = false;
+  while (true) {
+    if (given_up()) co_return Outcome::failed(ECANCELED);
+    const bool only_if_absent = conditional && !caller_.endpoint().no_conditional_put.load(std::memory_order_relaxed);
+    S3Answer answer = co_await put(only_if_absent);
+    // An earlier try may have stored it, and its answer was lost.
+    in_doubt = in_doubt || answer.tries > 1;
+    if (answer.result == S3Result::answered && answer.status < 300) co_return Outcome::of(Status::ok, length);
+    if (only_if_absent && answer.status == 501) {
+      caller_.endpoint().no_conditional_put.store(true, std::memory_order_relaxed);
+      continue;
+    }
+    if (only_if_absent && answer.status == 412) {
+      const Look found = co_await look(failure);
+      if (found == Look::failed) co_return failure;
+      if (found == Look::same) co_return Outcome::of(in_doubt ? Status::ok : Status::already_there, length);
+      if (found == Look::newer) co_return Outcome::failed(EPROTONOSUPPORT);
+      conditional = false;
+      continue;
+    }
+    if (answer.result == S3Result::answered) answer.result = S3Result::refused;
+    co_return unusable(answer);
+  }
+}
+
+Task<S3Answer> PageTransfer::put(bool only_if_absent) {
+  if (ranged()) {
+    S3Answer answer = co_await put_parts(only_if_absent);
+    co_return answer;
+  }
+  const ObjectOptions& options = caller_.endpoint().options();
+  MemorySource source(operation_.memory, 0);
+  S3Request request;
+  request.method = "PUT";
+  request.key = operation_.name;
+  request.headers = page_headers();
+  if (only_if_absent) request.headers.emplace_back("if-none-match", "*");
+  if (options.send_checksum) request.headers.emplace_back("x-amz-checksum-crc64nvme", checksum_header(crc_));
+  request.source = &source;
+  request.body_bytes = operation_.memory.length;
+  // TLS vouches for the bytes on their way; without it, the signature does.
+  S3Answer answer;
+  if (caller_.endpoint().secure() || options.credentials == 0) {
+    request.payload_hash = sigv4::unsigned_payload;
+  } else if (!operation_.memory.touch([&] { request.payload_hash = hex_of(Sha256::of(operation_.memory.data, operation_.memory.length)); })) {
+    answer.result = S3Result::broken;
+    co_return answer;
+  }
+  answer = co_await caller_.call(scope_, request);
+  co_return answer;
+}
+
+Task<S3Answer> PageTransfer::put_parts(bool only_if_absent) {
+  S3Request create;
+  create.method = "POST";
+  create.key = operation_.name;
+  create.query = "uploads=";
+  create.headers = page_headers();
+  S3Answer answer = co_await caller_.call(scope_, create);
+  if (answer.result != S3Result::answered || answer.status >= 300) co_return answer;
+  const std::string upload = xml_text(answer.body, "UploadId");
+  if (upload.empty()) {
+    answer.result = S3Result::refused;
+    answer.why = "the answer to the beginning of a multipart upload names no UploadId";
+    co_return answer;
+  }
+  const uint64_t bytes = operation_.memory.length, each = part_bytes();
+  const size_t parts = static_cast<size_t>((bytes + each - 1) / each);
+  std::vector<std::string> etags(parts);
+  S3Answer failed;
+  failed.result = S3Result::answered;
+  Countdown left(parts);
+  for (size_t i = 0; i < parts; i++) put_part(upload, i, i * each, std::min(each, bytes - i * each), etags[i], failed, left);
+  co_await left;
+  if (failed.result == S3Result::answered) {
+    answer = co_await complete_parts(upload, etags, only_if_absent);
+    if (answer.result == S3Result::answered && answer.status < 300) co_return answer;
+  } else {
+    answer = failed;
+  }
+  // Parts of an upload that nobody completes cost money for ever.
+  co_await abort_parts(upload);
+  co_return answer;
+}
+
+Detached PageTransfer::put_part(const std::string& upload, size_t index, uint64_t at, uint64_t bytes, std::string& etag, S3Answer& failed, Countdown& left) {
+  MemorySource source(operation_.memory, at);
+  S3Request request;
+  request.method = "PUT";
+  request.key = operation_.name;
+  request.query = "partNumber=" + std::to_string(index + 1) + "&uploadId=" + sigv4::encoded(upload, false);
+  request.source = &source;
+  request.body_bytes = bytes;
+  bool there = true;
+  if (caller_.endpoint().secure() || caller_.endpoint().options().credentials == 0) {
+    request.payload_hash = sigv4::unsigned_payload;
+  } else {
+    there = operation_.memory.touch([&] { request.payload_hash = hex_of(Sha256::of(operation_.memory.data + at, static_cast<size_t>(bytes))); });
+  }
+  S3Answer answer;
+  answer.result = S3Result::broken;
+  if (there && failed.result == S3Result::answered) answer = co_await caller_.call(scope_, request);
+  if (answer.result == S3Result::answered && answer.status >= 300) answer.result = S3Result::refused;
+  if (answer.result == S3Result::answered && answer.etag.empty()) {
+    answer.result = S3Result::refused;
+    answer.why = "the answer to a part has no ETag";
+  }
+  etag = answer.etag;
+  // The first failure is the reason; what followed from it is not.
+  if (answer.result != S3Result::answered && failed.result == S3Result::answered) failed = std::move(answer);
+  left.one_done();
+}
+
+Task<S3Answer> PageTransfer::complete_parts(const std::string& upload, const std::vector<std::string>& etags, bool only_if_absent) {
+  std::string xml = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+  for (size_t i = 0; i < etags.size(); i++) xml += "<Part><PartNumber>" + std::to_string(i + 1) + "</PartNumber><ETag>" + etags[i] + "</ETag></Part>";
+  xml += "</CompleteMultipartUpload>";
+  TextSource source(xml);
+  S3Request request;
+  request.method = "POST";
+  request.key = operation_.name;
+  request.query = "uploadId=" + sigv4::encoded(upload, false);
+  request.headers = {{"content-type", "application/xml"}};
+  if (only_if_absent) request.headers.emplace_back("if-none-match", "*");
+  request.source = &source;
+  request.body_bytes = xml.size();
+  request.payload_hash = hex_of(Sha256::of(xml));
+  for (unsigned tries = 0;; tries++) {
+    S3Answer answer = co_await caller_.call(scope_, request);
+    const bool lost = answer.tries > 1 || tries > 0;
+    // S3 may begin its answer before it knows how it will end: 200, and an error inside.
+    if (answer.result == S3Result::answered && answer.status < 300 && answer.body.find("<Error>") != std::string::npos) {
+      answer.code = xml_text(answer.body, "Code");
+      answer.result = S3Result::unavailable;
+      answer.status = 500;
+      answer.why = answer.code + ": " + xml_text(answer.body, "Message");
+      if (tries < 2 && !scope_.cancelled() && now_ns() < scope_.deadline_ns) continue;
+      co_return answer;
+    }
+    if (lost && answer.result == S3Result::answered && answer.status == 404) {
+      // It may have been completed by a try whose answer was lost.
+      Outcome failure;
+      const Look found = co_await look(failure);
+      answer.status = found == Look::same ? 200 : 404;
+    }
+    co_return answer;
+  }
+}
+
+Task<bool> PageTransfer::abort_parts(const std::string& upload) {
+  // Also when the page was called off, for which there is a scope of its own: a moment, and no more.
+  CallScope scope(loop_, now_ns() + 2'000'000'000);
+  S3Request request;
+  request.method = "DELETE";
+  request.key = operation_.name;
+  request.query = "uploadId=" + sigv4::encoded(upload, false);
+  request.retries = 1;
+  const S3Answer answer = co_await caller_.call(scope, request);
+  co_return answer.result == S3Result::answered;
+}
+
+// ---- reads ----
+
+Task<Outcome> PageTransfer::read() {
+  for (int tries = 1;; tries++) {
+    bool again = false;
+    Outcome outcome;
+    if (ranged()) outcome = co_await read_ranges(again);
+    else outcome = co_await read_once(again);
+    if (!again || tries == reads_max || given_up() || now_ns() >= scope_.deadline_ns) co_return outcome;
+  }
+}
+
+Task<Outcome> PageTransfer::read_once(bool& again) {
+  const uint64_t length = operation_.memory.length;
+  const bool skip = (operation_.flags & flag::skip_checksum) != 0, ask = caller_.endpoint().options().ask_checksum;
+  ObjectRecord record;
+  bool unverified = false;
+  Outcome verdict;
+  MemorySink sink(operation_.memory, 0, length, !skip, [&](const S3Answer& answer) {
+    if (!answer.has_length) {
+      verdict = Outcome::of(Status::corrupt);
+      return false;
+    }
+    if (!judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
+    if (answer.length == length) return true;
+    verdict = Outcome::of(Status::length, answer.length);
+    return false;
+  });
+  S3Request request;
+  request.method = "GET";
+  request.key = operation_.name;
+  if (ask) request.headers.emplace_back("x-amz-checksum-mode", "ENABLED");
+  request.sink = &sink;
+  request.answer_bytes_hint = static_cast<size_t>(length);
+  const S3Answer answer = co_await caller_.call(scope_, request);
+  if (answer.result == S3Result::unwanted) co_return sink.lost() ? Outcome::failed(EFAULT) : verdict;
+  if (answer.result != S3Result::answered) co_return unusable(answer);
+  if (answer.status == 404) co_return Outcome::of(Status::absent);
+  if (answer.status >= 300 || !sink.whole()) co_return Outcome::of(Status::corrupt);
+  uint64_t theirs = 0;
+  const bool vouched = ask && !skip && checksum_of_header(answer.checksum, theirs);
+  if ((!unverified && !skip && record.crc != sink.crc()) || (vouched && theirs != sink.crc())) {
+    again = true;
+    co_return Outcome::of(Status::corrupt);
+  }
+  Outcome outcome = Outcome::of(unverified && !vouched ? Status::unverified : Status::ok, length);
+  if (!unverified) outcome.set_meta(record.meta);
+  co_return outcome;
+}
+
+Task<Outcome> PageTransfer::read_ranges(bool& again) {
+  const uint64_t length = operation_.memory.length, each = part_bytes();
+  const bool skip = (operation_.flags & flag::skip_checksum) != 0;
+  ObjectRecord record;
+  bool unverified = false;
+  Outcome verdict;
+  // The first part says what the object is; all the others must be of that one.
+  MemorySink sink(operation_.memory, 0, std::min(each, length), false, [&](const S3Answer& answer) {
+    uint64_t total = 0;
+    if (answer.status != 206 || !total_of_range(answer.range, total)) {
+      verdict = Outcome::of(Status::length, answer.length);
+      if (answer.length == length) verdict = Outcome::of(Status::corrupt);
+      return false;
+    }
+    if (!judge(answer, total, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
+    if (total == length) return true;
+    verdict = Outcome::of(Status::length, total);
+    return false;
+  });
+  S3Request request;
+  request.method = "GET";
+  request.key = operation_.name;
+  request.headers = {{"range", "bytes=0-" + std::to_string(std::min(each, length) - 1)}};
+  request.sink = &sink;
+  request.answer_bytes_hint = static_cast<size_t>(std::min(each, length));
+  S3Answer answer = co_await caller_.call(scope_, request);
+  if (answer.result == S3Result::unwanted) co_return sink.lost() ? Outcome::failed(EFAULT) : verdict;
+  if (answer.result != S3Result::answered) co_return unusable(answer);
+  if (answer.status == 404) co_return Outcome::of(Status::absent);
+  if (answer.status == 416) co_return Outcome::of(Status::length, 0);
+  if (answer.status >= 300 || !sink.whole() || answer.etag.empty()) co_return Outcome::of(Status::corrupt);
+
+  const std::string etag = answer.etag;
+  const size_t parts = static_cast<size_t>((length + each - 1) / each);
+  answer.result = S3Result::answered;
+  answer.status = 200;
+  Countdown left(parts - 1);
+  for (size_t i = 1; i < parts; i++) read_range(i, i * each, std::min(each, length - i * each), etag, answer, left);
+  co_await left;
+  if (answer.result == S3Result::answered && answer.status == 412) {
+    // Another page has taken its place meanwhile.
+    again = true;
+    co_return Outcome::of(Status::stale);
+  }
+  if (answer.result == S3Result::unwanted) co_return Outcome::failed(EFAULT);
+  if (answer.result == S3Result::answered && answer.status == 404) co_return Outcome::of(Status::absent);
+  if (answer.result == S3Result::answered && answer.status >= 300) {
+    again = true;
+    co_return Outcome::of(Status::corrupt);
+  }
+  if (answer.result != S3Result::answered) co_return unusable(answer);
+  if (!unverified && !skip) {
+    uint64_t crc = 0;
+    if (!sum_payload(crc)) co_return Outcome::failed(EFAULT);
+    if (crc != record.crc) {
+      again = true;
+      co_return Outcome::of(Status::corrupt);
+    }
+  }
+  Outcome outcome = Outcome::of(unverified ? Status::unverified : Status::ok, length);
+  if (!unverified) outcome.set_meta(record.meta);
+  co_return outcome;
+}
+
+Detached PageTransfer::read_range(size_t index, uint64_t at, uint64_t bytes, const std::string& etag, S3Answer& all, Countdown& left) {
+  MemorySink sink(operation_.memory, at, bytes, false, [&](const S3Answer& answer) { return answer.status == 206 && answer.has_length && answer.length == bytes; });
+  S3Request request;
+  request.method = "GET";
+  request.key = operation_.name;
+  request.headers = {{"range", "bytes=" + std::to_string(at) + "-" + std::to_string(at + bytes - 1)}, {"if-match", etag}};
+  request.sink = &sink;
+  request.answer_bytes_hint = static_cast<size_t>(bytes);
+  if (all.result == S3Result::answered && all.status == 200) {
+    S3Answer answer = co_await caller_.call(scope_, request);
+    if (answer.result == S3Result::unwanted && !sink.lost()) {
+      // The server answers something else than the part.
+      answer.result = S3Result::answered;
+      answer.status = 500;
+    }
+    const bool well = answer.result == S3Result::answered && answer.status < 300 && sink.whole();
+    // The first failure is the reason.
+    if (!well && all.result == S3Result::answered && all.status == 200) {
+      all.result = answer.result;
+      all.status = answer.result == S3Result::answered && answer.status < 300 ? 500 : answer.status;
+      all.why = answer.why;
+    }
+  }
+  left.one_done();
+}
+
+}  // namespace hicache
