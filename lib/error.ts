@@ -9,6 +9,8 @@ export interface SourcePlace { readonly file: string; readonly line: number; rea
 export interface HiCacheErrorDetails {
   /** The operating system's name of the failure, `ENOSPC` for example. */
   readonly errno?: string
+  /** What an object store answered when it would not do it: the status, and S3's word for it (`AccessDenied`). */
+  readonly http?: { readonly status: number; readonly code: string }
   /** The key of the page concerned, as the caller gave it. */
   readonly key?: string
   readonly where?: SourcePlace
@@ -33,12 +35,13 @@ const BRAND = Symbol.for('hicache-nixl.error')
  * | `ERR_CANCELLED` | the caller's AbortSignal fired |
  * | `ERR_REJECTED` | a bound (bytes in flight, memory, queue) refused the request |
  * | `ERR_CORRUPT` | stored bytes failed their check where a miss cannot express it |
- * | `ERR_IO` | the operating system failed the transfer; `errno` says how |
+ * | `ERR_IO` | the operating system failed the transfer (`errno` says how), or the object store refused it (`http` says what it answered) |
  * | `ERR_WORKER` | the worker that held the request died |
  */
 export class HiCacheError extends Error {
   readonly code: ErrorCode
   declare readonly errno?: string
+  declare readonly http?: { readonly status: number; readonly code: string }
   declare readonly key?: string
   declare readonly where?: SourcePlace
 
@@ -46,6 +49,7 @@ export class HiCacheError extends Error {
     super(message, 'cause' in details ? { cause: details.cause } : undefined)
     this.code = code
     if (details.errno !== undefined) this.errno = details.errno
+    if (details.http !== undefined) this.http = details.http
     if (details.key !== undefined) this.key = details.key
     if (details.where !== undefined) this.where = details.where
     Object.defineProperty(this, BRAND, { value: true })

@@ -18,6 +18,9 @@ import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
 import { chooseLayout } from '../storage/default-layout.js'
 import { FileStore } from '../storage/file-store.js'
+import { ObjectBucket } from '../storage/object/object-bucket.js'
+import { ObjectLayout } from '../storage/object/object-layout.js'
+import { ObjectStore } from '../storage/object/object-store.js'
 import { SegmentStore } from '../storage/segment/segment-store.js'
 import type { OpenedSegments } from '../storage/segment/segment-directory.js'
 import type { ReadOutcome, WriteOutcome } from '../storage/outcome.js'
@@ -28,7 +31,7 @@ import { Batcher } from '../transfer/batcher.js'
 import { CallScope, type CallOptions } from '../transfer/call-scope.js'
 import { CompletionWords } from '../transfer/completion-words.js'
 import { loadAddon } from '../transfer/load-addon.js'
-import type { DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
+import type { AgentOptions, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
 import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
@@ -60,8 +63,10 @@ interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uin
 interface Parts {
   readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection
   readonly directories: readonly DirectoryReport[]; readonly names: KeyNames; readonly options: OpenOptions; readonly logger: Logger
-  /** null: the file layout. */
+  /** Where pages go: files, segments, or objects of a bucket. */
   readonly segments: readonly OpenedSegments[] | null
+  readonly bucket: ObjectBucket | null
+  readonly workers: number
 }
 
 /**
@@ -77,12 +82,14 @@ export class HiCacheNixl implements AsyncDisposable {
     readonly plugin: string; readonly engine: string; readonly agent: string; readonly source: string
     readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly reason: string; readonly remedy: string }[]
   }
+  /** None where pages are objects. */
   readonly directories: readonly DirectoryReport[]
-  readonly storageLayout: 'file' | 'segment'
+  readonly storageLayout: 'file' | 'segment' | 'object'
   readonly #addon: NativeAddon
   readonly #names: KeyNames
-  readonly #layout: FileLayout
+  readonly #layout: FileLayout | ObjectLayout
   readonly #store: PageStore
+  readonly #bucket: ObjectBucket | null
   readonly #started: Promise<void>
   readonly #arena: Arena
   readonly #words: CompletionWords
@@ -101,7 +108,8 @@ export class HiCacheNixl implements AsyncDisposable {
   #closed: Promise<void> | null = null
 
   /**
-   * Opens a cache. The directories are made if need be, tried with real I/O, and swept of what dead writers left.
+   * Opens a cache. The directories are made if need be, tried with real I/O, and swept of what dead writers left. With plugin obj there are none: the bucket is asked for once, and one that
+   * does not answer is a warning.
    *
    * @throws {HiCacheError} ERR_ARGUMENT, ERR_CONFIG, ERR_PLUGIN_UNAVAILABLE, ERR_ADDON, ERR_IO (a directory that cannot be used), ERR_CANCELLED.
    */
@@ -124,16 +132,18 @@ export class HiCacheNixl implements AsyncDisposable {
     const addon = loadAddon()
     const selection = await NixlBackendSelection.select(config, addon)
     const logger = options.logger ?? silentLogger
+    const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
+    if (selection.plugin === 'obj') return await HiCacheNixl.#openObjects({ addon, config, selection, names: scheme, options, logger })
     const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
     checkDistinct(config, directories, input)
     throwIfAborted(options.signal)
-    const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
     const { layout, reason } = chooseLayout({ configured: config.options.storageLayout, storageDirVariable: config.storageDirVariable, directories })
     logger.debug(`Pages are stored in the ${layout} layout: ${reason}`)
     const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon) : null
     try {
       throwIfAborted(options.signal)
-      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments })
+      const workers = config.options.workers ?? Math.min(2, availableParallelism())
+      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers })
       await settledWithin(cache.#started, START_MS_MAX)
       return cache
     } catch (error) {
@@ -142,33 +152,53 @@ export class HiCacheNixl implements AsyncDisposable {
     }
   }
 
+  static async #openObjects(parts: Omit<Parts, 'directories' | 'segments' | 'bucket' | 'workers'>): Promise<HiCacheNixl> {
+    const { config, addon, logger, options } = parts
+    // One event loop and one agent carry more than a network: the agent has threads of its own.
+    const workers = config.options.workers ?? 1
+    if (config.options.storageLayout !== null) logger.warn('storage_layout has no effect with plugin obj: a page is an object.')
+    if (config.storageDirSource === 'option' || config.storageDirSource === 'config') logger.warn('storage_dir has no effect with plugin obj: pages are objects of a bucket.')
+    const bucket = await ObjectBucket.open(config, addon.objects, { agents: workers, logger })
+    if ('reason' in bucket) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `Plugin obj cannot be used: ${bucket.reason} (${bucket.remedy}).`)
+    try {
+      throwIfAborted(options.signal)
+      return new HiCacheNixl({ ...parts, directories: [], segments: null, bucket, workers })
+    } catch (error) {
+      bucket.close()
+      throw error
+    }
+  }
+
   private constructor(parts: Parts) {
-    const { addon, config, selection, directories, names, logger, segments } = parts
+    const { addon, config, selection, directories, names, logger, segments, bucket, workers } = parts
     const settings = config.options
-    const engine = selection.engine as EngineName
+    const engine = selection.engine
     this.config = config
     this.directories = directories
     this.#addon = addon
     this.#names = names
+    this.#bucket = bucket
     this.#logger = logger
     this.#timeoutMs = settings.timeoutMs
-    this.storageLayout = segments ? 'segment' : 'file'
+    this.storageLayout = bucket ? 'object' : segments ? 'segment' : 'file'
     this.selection = Object.freeze({
       plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
     for (const warning of selection.warnings) logger.warn(warning)
 
-    const workers = settings.workers ?? Math.min(2, availableParallelism())
     this.#arena = new Arena(settings.arenaBytes ?? defaultArenaBytes(), addon)
     this.#inFlightBytesMax = settings.inFlightBytesMax ?? Math.floor(this.#arena.bytes / 4) * 3
     this.#words = new CompletionWords(WORDS)
     // Registered, so that a thread that reaps for a dead worker asks first whether they are still there.
     this.#wordsRegion = addon.registerMemory(new Uint8Array(this.#words.shared.buffer))
-    this.#layout = new FileLayout({ suffix: names.suffix, fingerprint: settings.fingerprint }, directories.length, settings.directoryScheme)
+    const namespace = { suffix: names.suffix, fingerprint: settings.fingerprint }
+    const files = new FileLayout(namespace, directories.length, settings.directoryScheme)
+    const objects = bucket ? new ObjectLayout(namespace, settings.objectPrefix) : null
+    this.#layout = objects ?? files
     this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges(), () => this.#store.gauges())
-    this.#pool = new WorkerPool(workers, {
+    const agent: AgentOptions = bucket ? { plugin: 'OBJ', objects: bucket.endpoint, words: this.#words.shared, drainMs: DRAIN_MS } : {
       plugin: 'POSIX',
-      engine,
+      engine: engine as EngineName,
       directories: directories.map(({ realPath, direct, engine: engineFits }, i) => ({
         path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits,
         ...(segments && segments[i]!.ownerFd >= 0 ? { holdFd: segments[i]!.ownerFd } : {})
@@ -177,21 +207,23 @@ export class HiCacheNixl implements AsyncDisposable {
       queueDepth: settings.queueDepth,
       threads: Math.max(1, Math.ceil(settings.threads / workers)),
       drainMs: DRAIN_MS
-    }, error => this.#onWorkerDeath(error), () => this.#health.clear('workers'))
-    this.#watch = new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
+    }
+    this.#pool = new WorkerPool(workers, agent, error => this.#onWorkerDeath(error), () => this.#health.clear('workers'))
+    this.#watch = bucket ? new DirectoryWatch([bucket.name], this.#health, 'endpoint') : new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
     this.#batcher = new Batcher({
       arena: this.#arena, words: this.#words, pool: this.#pool, addon, layout: this.#layout, metrics: this.#metrics,
       inFlightBytesMax: this.#inFlightBytesMax, whenFull: settings.whenFull, onDirectory: this.#watch.hear
-    }, directories.length)
+    }, bucket ? 1 : directories.length)
     const store: StoreParts = {
       uncheckedReads: (parts.options as UncheckedReads)[UNCHECKED_READS] === true,
       addon, directories, settings, names, arena: this.#arena, batcher: this.#batcher, pool: this.#pool, metrics: this.#metrics, health: this.#health, logger,
       unavailable: directory => this.#watch.unavailable(directory),
+      unavailableReason: directory => this.#watch.reason(directory),
       scope: options => this.#scope(options),
       within: (work, options) => this.#within(work, options),
       stage: () => this.#stage
     }
-    this.#store = segments ? new SegmentStore(store, this.#layout, segments) : new FileStore(store, this.#layout)
+    this.#store = bucket && objects ? new ObjectStore(store, objects, bucket) : segments ? new SegmentStore(store, files, segments) : new FileStore(store, files)
     for (const { path, writable, direct, directReason } of directories) {
       if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
       if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)
@@ -394,7 +426,7 @@ export class HiCacheNixl implements AsyncDisposable {
 
   [inspect.custom](): string {
     return `HiCacheNixl { plugin: '${this.selection.plugin}', engine: '${this.selection.engine}', layout: '${this.storageLayout}', ` +
-      `directories: [${this.directories.map(({ path }) => path).join(', ')}], status: '${this.health().status}' }`
+      `${this.#bucket ? `bucket: ${this.#bucket.name}` : `directories: [${this.directories.map(({ path }) => path).join(', ')}]`}, status: '${this.health().status}' }`
   }
 
   // Housekeeping -----------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { PageNaming } from '../transfer/page-naming.js'
 import { Op } from '../transfer/protocol.js'
 import { DTYPES, SHAPE_DIMENSIONS_MAX, dtypeOfCode, type DType } from '../memory/dtype.js'
 import { BUCKETS, routePage, type DirectoryScheme } from '../keys/index.js'
@@ -26,8 +27,9 @@ export interface PageMeta { readonly dtype: DType; readonly shape: readonly numb
  *
  * Identity = 16 bytes of SHA-256 over the namespace, then the stored key.
  */
-export class FileLayout {
+export class FileLayout implements PageNaming {
   readonly name = 'file'
+  readonly remote = false
   readonly scheme: DirectoryScheme
   readonly directoryCount: number
   readonly namespaceDigest: Uint8Array

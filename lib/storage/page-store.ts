@@ -48,7 +48,7 @@ export interface GcReport { leftovers: number; evictedPages: number; evictedByte
  * clock of their scope when they return.
  */
 export interface PageStore {
-  readonly name: 'file' | 'segment'
+  readonly name: 'file' | 'segment' | 'object'
   /**
    * Stores pages. `stride`: so many pages on is the next of the same chain (2 where keys and values of a page are stored apart), which tells what builds on what.
    */

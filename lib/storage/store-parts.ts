@@ -21,6 +21,7 @@ import type { PolicyName } from './policies/policies.js'
 /** The options that concern layouts, as the configuration names them (docs/configuration.md). */
 export interface StoreSettings {
   readonly acceptUnverified: boolean
+  readonly timeoutMs: number
   readonly capacity: number | null
   readonly segmentBytes: number | null
   readonly leaseMs: number
@@ -48,15 +49,17 @@ export interface StoreParts {
   readonly logger: Logger
   /** A directory that does not answer: its pages are `unavailable`. */
   readonly unavailable: (directory: number) => boolean
+  /** Why, as a sentence. */
+  readonly unavailableReason: (directory: number) => string
   readonly scope: (options?: CallOptions) => CallScope
   /** Waits for `work`, with a call's deadline and signal. */
   readonly within: <T>(work: Promise<T>, options: CallOptions | undefined) => Promise<T>
   readonly stage: () => 'open' | 'closing' | 'closed'
 }
 
-/** The error of a write to a directory that does not answer. */
+/** The error of a write to a directory or an endpoint that does not answer. */
 export function unavailableError(parts: StoreParts, directory: number, key: string): HiCacheError {
-  return new HiCacheError('ERR_REJECTED', `The storage directory ${parts.directories[directory]!.path} does not answer.`, { key })
+  return new HiCacheError('ERR_REJECTED', parts.unavailableReason(directory), { key })
 }
 
 export function missReason(status: number): MissReason | null {

@@ -1,19 +1,22 @@
-import type { FileLayout } from '../storage/file-layout.js'
-import { DESCRIPTOR_STRIDE, Field, Op } from './protocol.js'
 import type { CompletionWords } from './completion-words.js'
+import type { PageNaming } from './page-naming.js'
+import { DESCRIPTOR_STRIDE, Field, Op } from './protocol.js'
 import type { TransferRequest } from './transfer-request.js'
+
+/** What an answer takes from native code to its caller, generously. */
+const ANSWER_MS = 50
 
 /** A message to a worker: descriptors and the opaque bytes they point into, both of exact size. */
 export interface EncodedBatch { readonly descriptors: Float64Array; readonly blob: Uint8Array; readonly wantMetas: boolean }
 
 /** Turns requests into descriptors. One growing scratch serves all batches; what leaves is an exact copy. */
 export class BatchEncoder {
-  readonly #layout: FileLayout
+  readonly #layout: PageNaming
   readonly #words: CompletionWords
   readonly #arenaRegion: number
   #blob = new Uint8Array(64 * 1024)
 
-  constructor(layout: FileLayout, words: CompletionWords, arenaRegion: number) {
+  constructor(layout: PageNaming, words: CompletionWords, arenaRegion: number) {
     this.#layout = layout
     this.#words = words
     this.#arenaRegion = arenaRegion
@@ -46,7 +49,7 @@ export class BatchEncoder {
     return { descriptors, blob: this.#blob.slice(0, at), wantMetas }
   }
 
-  /** Name, identity and meta of a page file. */
+  /** Name, identity and meta of a page file or an object. */
   #encodePlace(request: TransferRequest, descriptors: Float64Array, base: number, at: number): number {
     descriptors[base + Field.nameOffset] = at
     const nameEnd = this.#layout.encodeName(request.storedKey, this.#blob, at)
@@ -56,6 +59,11 @@ export class BatchEncoder {
     descriptors[base + Field.identityLength] = identityEnd - nameEnd
     this.#blob.set(request.meta, identityEnd)
     descriptors[base + Field.metaLength] = request.meta.length
+    if (this.#layout.remote) {
+      // A little before the deadline, so that the caller hears what was tried in vain, and not only that time is up.
+      const { msLeft } = request.scope
+      descriptors[base + Field.fileOffset] = Math.max(1, msLeft - Math.min(ANSWER_MS, Math.ceil(msLeft / 20)))
+    }
     return identityEnd + request.meta.length
   }
 

@@ -3,7 +3,6 @@ import type { Arena } from '../memory/arena.js'
 import { roundUp } from '../memory/arena.js'
 import type { Slot } from '../memory/slot.js'
 import { quote } from '../memory/tensor.js'
-import type { FileLayout } from '../storage/file-layout.js'
 import type { Metrics, Op as MetricsOp } from '../observe/metrics.js'
 import { BatchEncoder } from './batch-encoder.js'
 import type { CompletionWords } from './completion-words.js'
@@ -14,6 +13,7 @@ import { DirectoryLane, OVERDUE_MS } from './directory-lane.js'
 import type { LaneQueue } from './lane-queue.js'
 import type { BatchResult, NativeAddon } from './native-binding.js'
 import { META_BYTES_MAX, RESULT_STRIDE, ResultField, Status } from './protocol.js'
+import type { PageNaming } from './page-naming.js'
 import { PageTraffic } from './page-traffic.js'
 import { Quarantine } from './quarantine.js'
 import type { RequestResult, TransferRequest } from './transfer-request.js'
@@ -24,6 +24,10 @@ import { errnoName } from './errno.js'
 export const BATCH_PAGES_MAX = 128
 /** Bytes that go to the workers at once. A worker answers a message when all of it is done, so a message is to be a small part of what is in flight. */
 const BATCH_BYTES_MAX = 8 * 1024 * 1024
+/** The same behind an endpoint, where one page that is tried again and again would keep the answers of its whole batch back. */
+const REMOTE_BATCH_PAGES_MAX = 32
+/** Batches in flight to an endpoint: distance is paid for with connections, and each of large pages has one page only. */
+const REMOTE_BATCHES = 128
 /** A batch with fewer bytes than this goes to one worker: splitting costs a message and a wake-up each. */
 const SPLIT_BYTES_MIN = 512 * 1024
 /** How long past its deadline a page that is through waits for its batch's answer. */
@@ -38,15 +42,15 @@ export interface BatcherOptions {
   readonly words: CompletionWords
   readonly pool: WorkerPool
   readonly addon: NativeAddon
-  readonly layout: FileLayout
+  readonly layout: PageNaming
   readonly metrics: Metrics
   /** Payload bytes in flight, all directories together. */
   readonly inFlightBytesMax: number
   readonly whenFull: 'wait' | 'reject'
   /** The most that the window of bytes that a directory's writes have in flight grows to. Default WINDOW_BYTES_MAX; never more than three quarters of what the directory may have in flight. */
   readonly writeWindowBytesMax?: number
-  /** Hears of every batch's fate: did the directory answer? */
-  readonly onDirectory: (directory: number, event: 'answered' | 'deadline') => void
+  /** Hears of every batch's fate: did the directory answer? `why`: of an endpoint that is unavailable (Status.unavailable), its HTTP status (0: none came) and the meta. */
+  readonly onDirectory: (directory: number, event: 'answered' | 'deadline' | 'unavailable', why?: { readonly status: number; readonly meta: Uint8Array }) => void
 }
 
 /**
@@ -58,6 +62,7 @@ export interface BatcherOptions {
 export class Batcher {
   readonly #o: BatcherOptions
   readonly #lanes: readonly DirectoryLane[]
+  readonly #batchPagesMax: number
   readonly #encoder: BatchEncoder
   readonly #quarantine: Quarantine
   readonly #budget: CopyBudget
@@ -86,7 +91,8 @@ export class Batcher {
     this.#o = options
     // With several directories none may take more than half, so that one that hangs leaves room for the others.
     const laneBytesMax = directories === 1 ? options.inFlightBytesMax : Math.ceil(options.inFlightBytesMax / 2)
-    this.#lanes = Array.from({ length: directories }, (_, i) => new DirectoryLane(i, laneBytesMax, options.pool.size * 8, options.writeWindowBytesMax))
+    this.#lanes = Array.from({ length: directories }, (_, i) => new DirectoryLane(i, laneBytesMax, options.layout.remote ? REMOTE_BATCHES : options.pool.size * 8, options.writeWindowBytesMax))
+    this.#batchPagesMax = options.layout.remote ? REMOTE_BATCH_PAGES_MAX : BATCH_PAGES_MAX
     this.#encoder = new BatchEncoder(options.layout, options.words, options.arena.region)
     this.#quarantine = new Quarantine(options.words, () => this.#schedulePump())
     this.#budget = new CopyBudget(() => this.#pump())
@@ -173,7 +179,8 @@ export class Batcher {
         this.#land(lane, request, true)
         this.#endStorage(request, 'untouched')
       } else {
-        silent = true
+        // A file system that answers others may hang in this one. Behind an endpoint it is only slow.
+        silent = !this.#o.layout.remote || lane.answeredAt < request.madeAt
       }
       if (silent && failure === 'timeout') this.#o.onDirectory(request.directory, 'deadline')
       this.#settle(request, { failure, error: withKey(error, request) })
@@ -258,7 +265,7 @@ export class Batcher {
       const chosen: TransferRequest[] = []
       let bytes = 0
       let blocked = false
-      while (chosen.length < BATCH_PAGES_MAX && bytes < BATCH_BYTES_MAX) {
+      while (chosen.length < this.#batchPagesMax && bytes < BATCH_BYTES_MAX) {
         const request = queue.peek()
         if (!request) break
         const verdict = this.#admit(lane, queue, request)
@@ -435,6 +442,7 @@ export class Batcher {
     let written = 0
     let bytes = 0
     let answered = false
+    let unavailable = -1
     for (let i = 0; i < requests.length; i++) {
       const request = requests[i]!
       const base = i * RESULT_STRIDE
@@ -450,7 +458,8 @@ export class Batcher {
       const done = this.#o.words.isDone(request.word)
       this.#land(lane, request, done)
       this.#nativeEnded(request, end)
-      if (done) answered = true
+      if (status === Status.unavailable) unavailable = i
+      else if (done && status !== Status.cancelled) answered = true
       if (request.settled) {
         if (done) this.#unpin(request)
         continue
@@ -473,6 +482,9 @@ export class Batcher {
     if (answered) {
       lane.answeredAt = performance.now()
       this.#o.onDirectory(lane.index, 'answered')
+    } else if (unavailable >= 0) {
+      const at = unavailable * META_BYTES_MAX
+      this.#o.onDirectory(lane.index, 'unavailable', { status: answer.results[unavailable * RESULT_STRIDE + ResultField.errno]!, meta: answer.metas.subarray(at, at + META_BYTES_MAX) })
     }
     this.#o.metrics.batch(metricsOp(requests[0]!), requests.length, bytes, (performance.now() - started) / 1000)
     this.#pump()
@@ -654,7 +666,7 @@ export class Batcher {
         // Its batch may still wait for others, and knows how it ended.
         if (request.nativeEnd !== null) this.#endStorage(request, request.nativeEnd)
         // It answered after all: a deadline that was short for a healthy disk must not keep its directory unavailable.
-        this.#o.onDirectory(lane.index, 'answered')
+        if (!this.#o.layout.remote) this.#o.onDirectory(lane.index, 'answered')
       })
     }
     request.word = -1
@@ -743,7 +755,7 @@ function isMutation({ role }: TransferRequest): boolean { return role === 'write
 function metricsOp({ role }: TransferRequest): MetricsOp { return role === 'check' || role === 'other' ? 'exists' : role }
 
 function withKey(error: HiCacheError, request: TransferRequest): HiCacheError {
-  return new HiCacheError(error.code, error.message, { key: request.key, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }) })
+  return new HiCacheError(error.code, error.message, { key: request.key, cause: error.cause, ...(error.errno === undefined ? {} : { errno: error.errno }), ...(error.http === undefined ? {} : { http: error.http }) })
 }
 
 /** The error of an operation that the system failed. */

@@ -34,6 +34,12 @@ export class CallScope {
     this.#signal = options.signal
   }
 
+  /** Whole milliseconds until the deadline, at least one: nobody asks for a request that has none left. */
+  get msLeft(): number {
+    const since = this.#startedAt > 0 ? this.#startedAt : this.madeAt
+    return Math.max(1, Math.ceil(this.#timeoutMs - (performance.now() - since)))
+  }
+
   get aborted(): boolean { return this.#signal?.aborted === true }
   abortError(): HiCacheError {
     return new HiCacheError('ERR_CANCELLED', 'The request was cancelled by its signal.', { cause: this.#signal?.reason })
@@ -61,7 +67,7 @@ export class CallScope {
 
   /** The deadline has passed. */
   expire(): void {
-    this.#end(new HiCacheError('ERR_TIMEOUT', `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage directory.`))
+    this.#end(new HiCacheError('ERR_TIMEOUT', `The request did not end within its deadline of ${this.#timeoutMs} ms. If that repeats, look at health() and the storage.`))
   }
 
   settled(): void {
