@@ -1,9 +1,8 @@
 import type { NixlBackendConfig } from '../config/nixl-backend-config.js'
 import { PLUGIN_NAMES, isPluginName, type PluginName } from '../config/schema-facts.js'
 import { HiCacheError } from '../error.js'
-import type { NativeAddon } from '../transfer/native-binding.js'
 import type { PluginProbe, ProbeResult } from './plugin-probe.js'
-import { builtInProbes } from './probes.js'
+import { builtInProbes, type ProbedAddon } from './probes.js'
 
 /** What was found out about one plugin. */
 export interface PluginReport {
@@ -59,7 +58,7 @@ export class NixlBackendSelection {
    * @throws {HiCacheError} ERR_PLUGIN_UNAVAILABLE, with the reason and remedy of every plugin that was in question.
    */
   static async select(
-    config: NixlBackendConfig, addon: Pick<NativeAddon, 'probeEngines'>, probes: readonly PluginProbe[] = builtInProbes(addon),
+    config: NixlBackendConfig, addon: ProbedAddon, probes: readonly PluginProbe[] = builtInProbes(addon),
   ): Promise<NixlBackendSelection> {
     const { reports, results } = await probeAll(config, probes)
     if (config.options.agent === 'nixl') {
@@ -77,7 +76,7 @@ export class NixlBackendSelection {
 
   /** What is known about every plugin, without choosing one: for `doctor`, which reports also where nothing is usable. */
   static async report(
-    config: NixlBackendConfig, addon: Pick<NativeAddon, 'probeEngines'>, probes: readonly PluginProbe[] = builtInProbes(addon),
+    config: NixlBackendConfig, addon: ProbedAddon, probes: readonly PluginProbe[] = builtInProbes(addon),
   ): Promise<readonly PluginReport[]> {
     return (await probeAll(config, probes)).reports
   }

@@ -102,19 +102,21 @@ describe('selection of a plugin', () => {
 })
 
 describe('the plugins of this version', () => {
-  it('posix alone is built in; the others say so, and what they will need', async () => {
+  it('posix and obj are built in; the others say so, and what they will need; obj asks nobody unless it is asked for', async () => {
     const selection = await NixlBackendSelection.select(load(), engines('aio'))
     expect(selection).to.include({ plugin: 'posix', engine: 'aio' })
     for (const { name, usable, reason, remedy } of selection.plugins) {
       expect(usable, name).to.equal(name === 'posix')
       expect(reason.length).to.be.greaterThan(0)
       if (name === 'posix') expect(remedy).to.equal('')
+      else if (name === 'obj') expect(reason).to.include('nobody asks for it')
       else {
         expect(reason).to.include('not built into this version')
         expect(remedy).to.include('posix')
       }
     }
-    expect((await refused(NixlBackendSelection.select(load({ plugin: 'obj' }), engines('aio')))).message).to.include('not built into this version')
+    expect((await refused(NixlBackendSelection.select(load({ plugin: 'gds' }), engines('aio')))).message).to.include('not built into this version')
+    expect((await refused(NixlBackendSelection.select(load({ plugin: 'obj' }), engines('aio')))).message).to.include('the native addon does not have it')
   })
   it('the engine: Linux AIO, io_uring, POSIX AIO, the first that works; a fallback is said', async () => {
     for (const [usable, engine] of [[['aio', 'io_uring', 'posix_aio'], 'aio'], [['io_uring', 'posix_aio'], 'io_uring'], [['posix_aio'], 'posix_aio']] as [EngineName[], string][]) {
