@@ -1,13 +1,17 @@
 import { cpus, release, totalmem } from 'node:os'
 import type { NativeAddon, DirectoryReport } from '../../transfer/native-binding.js'
 import { loadAddon } from '../../transfer/load-addon.js'
+import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
+import { configInput } from '../config-input.js'
 import { formatBytes } from '../format.js'
+import { selectsObjects } from '../object-selection.js'
 import { STORE_OPTIONS } from '../store-options.js'
 import { table } from '../style.js'
 import { peerSteps } from '../workload/bench-arm.js'
 import { BenchPlan } from '../workload/bench-plan.js'
 import { emptyReport } from '../workload/bench-report.js'
+import { benchObjects } from '../workload/bench-objects.js'
 import { BenchTables } from '../workload/bench-tables.js'
 import { ChurnBench } from '../workload/churn-bench.js'
 import { PageSizeBench } from '../workload/page-size-bench.js'
@@ -24,10 +28,10 @@ export const options: OptionSpecs = {
   workers: { type: 'string', value: 'LIST', help: 'Worker threads, with commas between, 1 to 64 each. Default: 2.' },
   capacity: { type: 'string', value: 'SIZE', help: 'Bytes of a store of the segment layout. Default: twice what a round writes into it and reads from it.' },
   dir: { type: 'string', value: 'DIR', help: 'Work in exactly this directory, instead of in a fresh one inside --storage-dir.' },
-  'page-bytes': { type: 'string', value: 'LIST', help: 'Page sizes, with commas between. Default: 64k,1m.' },
-  batch: { type: 'string', value: 'LIST', help: 'Pages of one call, with commas between. Default: 32 MiB worth of pages, at most 128.' },
-  'in-flight': { type: 'string', value: 'N', help: 'Calls at once, 1 to 64. Default: 3.' },
-  ops: { type: 'string', value: 'LIST', help: 'write, read, set, get, one-batch, mix, lookup, churn; see below. Default: write,read.' },
+  'page-bytes': { type: 'string', value: 'LIST', help: 'Page sizes, with commas between. Default: 64k,1m; on an object store 64k,4m.' },
+  batch: { type: 'string', value: 'LIST', help: 'Pages of one call, with commas between. Default: 32 MiB worth of pages, at most 128; on an object store 64, and one number.' },
+  'in-flight': { type: 'string', value: 'N', help: 'Calls at once, 1 to 64. Default: 3; on an object store 1.' },
+  ops: { type: 'string', value: 'LIST', help: 'write, read, set, get, one-batch, mix, lookup, churn; see below; on an object store write, read, set, get. Default: write,read.' },
   rounds: { type: 'string', value: 'N', help: 'Measured rounds. Default: 3; one more comes first, unmeasured.' },
   bytes: { type: 'string', value: 'SIZE', help: 'Bytes that each contestant moves in a round. Default: 128MiB, or three calls for each one in flight where that is more; 64MiB at most for fs, lmdb and loop.' },
   'write-load': { type: 'string', value: 'SIZE', help: 'mix: bytes that are being written at any time. Default: what the calls in flight hold. 0: none.' },
@@ -37,7 +41,7 @@ export const options: OptionSpecs = {
   threads: { type: 'string', value: 'N', help: 'Native threads of the store, of all workers together; the C++ loop runs on as many. Default: 16.' },
   'zero-copy': { type: 'boolean', help: 'Only arena memory as source and target.' },
   copying: { type: 'boolean', help: 'Only ordinary memory as source and target. Default: both.' },
-  only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs, lmdb, ring. Default: all. Memory is told apart best with hicache alone.' },
+  only: { type: 'string', value: 'LIST', help: 'Contestants: hicache, limit, loop, fs, lmdb, ring; on an object store hicache, loop, undici, aws-sdk. Default: all. Memory is told apart best with hicache alone.' },
   checksum: { type: 'string', value: 'LIST', help: 'Whether reads check the bytes of a page, with commas between: on, off. Writes always compute the checksum. Default: on.' },
   quick: { type: 'boolean', help: 'A try in a few seconds: 64 KiB pages, 2 rounds of 8 MiB. Not for figures.' },
 }
@@ -56,7 +60,10 @@ reads of both, and writes once. Only this command can read so: no option of the 
 
 A store of the segment layout is filled once before the first round, so that all that is measured goes where other pages were; what is read there are pages that it keeps from the first round on. Every page that is read is looked at, a stamp of each and \
 all bytes of the last ones; with --checksum off that alone tells a wrong one. Making contents, touching the memory and removing files (at the end, where there is room) are not timed. A page's time is that from handing it over \
-until its outcome is known: pages of one batch share the time of the call. What is read through the page cache never meets the device.`
+until its outcome is known: pages of one batch share the time of the call. What is read through the page cache never meets the device.
+
+With --plugin obj, or a configuration that selects it, the store is the configured bucket. Beside this package run a C++ loop over libcurl with signing of its own, and two clients in JavaScript, each where it is installed: \
+undici with signing in node:crypto, and @aws-sdk/client-s3, both with as many connections as pages are under way (--batch times --in-flight). All objects lie below a prefix of this run, .hicache-nixl-bench-*, and are removed after every round and at the end.`
 
 /** Records, folders, and what the file system itself takes. */
 const SPACE_FACTOR = 1.15
@@ -64,9 +71,14 @@ const SPACE_FACTOR = 1.15
 const PEER_STORES = { loop: 1, fs: 2, lmdb: 2 } as const
 
 export async function run(context: CommandContext): Promise<number> {
+  const config = NixlBackendConfig.load(configInput(context, options))
+  const addon = loadAddon()
+  return await selectsObjects(config, addon) ? await benchObjects(context, config, addon) : await benchDirectories(context, addon)
+}
+
+async function benchDirectories(context: CommandContext, addon: NativeAddon): Promise<number> {
   const given = context.options
   const plan = new BenchPlan(given)
-  const addon = loadAddon()
   const directory = await WorkDirectory.make({ exact: given.string('dir'), parents: given.strings('storage-dir').slice(0, 1), prefix: 'hicache-bench-' })
   const where = directory.paths[0]!
   const started = performance.now()

@@ -12,18 +12,21 @@ import { directoryFindings, type DirectoryFindings } from '../doctor/directory-f
 import { describeDoctor } from '../doctor/describe.js'
 import { measureEngines, type EngineCost } from '../doctor/engine-costs.js'
 import type { Finding } from '../doctor/finding.js'
+import { objectFindings, type ObjectFindings } from '../doctor/object-findings.js'
 import { systemFindings } from '../doctor/system-findings.js'
+import { asksForObjects } from '../object-selection.js'
 import { STORE_OPTIONS } from '../store-options.js'
 import { packageVersion } from '../version.js'
 
 export const name = 'doctor'
-export const summary = 'Check plugins, engines, kernel and directories; say what to do about each problem'
+export const summary = 'Check plugins, engines, kernel, directories and the object store; say what to do about each problem'
 export const usage = ''
 export const options: OptionSpecs = {
   quick: { type: 'boolean', help: 'Skip the measured comparison of the engines (under 3 s, 16 MiB in a temporary folder).' },
   ...CONFIG_OPTIONS, engine: STORE_OPTIONS.engine!,
 }
-export const details = 'Changes nothing: a storage directory that is not there is not made. Ends with 1 when no plugin, or not the one asked for, is usable, or a directory is bad; ' +
+export const details = 'Changes nothing: a storage directory that is not there is not made. Where plugin obj is asked for, or a bucket is configured, the object store is tried from its name to the delete of a ' +
+  'probe object of 64 KiB, which is removed; each step has at most 5 s. Ends with 1 when no plugin, or not the one asked for, is usable, a directory is bad, or the object store that is asked for fails; ' +
   'with 2 when the configuration is wrong.'
 
 const MEASURE_BUDGET_MS = 1500
@@ -53,7 +56,10 @@ export interface DoctorReport {
   readonly config: string
   readonly plugins: readonly PluginReport[]
   readonly engines: readonly EngineFindings[]
+  /** None where pages go to an object store. */
   readonly directories: readonly DirectoryFindings[]
+  /** The object store, where one is asked for or a bucket is configured; else null. */
+  readonly objects: ObjectFindings | null
   readonly software: readonly Finding[]
   readonly system: readonly Finding[]
   /** Where the engines were measured, and how the selected one compares with the best; null when they were not. */
@@ -68,14 +74,20 @@ export async function run(context: CommandContext): Promise<number> {
   const config = NixlBackendConfig.load(configInput(context))
   const { addon, failure: addonFailure } = tryAddon()
   const asked = context.options.string('engine') as EngineName | 'auto' | undefined
-  const [chosen, reports, directories] = await Promise.all([
+  const wanted = askedFor(config)
+  const objectsAsked = asksForObjects(config)
+  // Storage directories have no part in it where nothing but an object store is asked for.
+  const onlyObjects = objectsAsked && wanted!.length === 1
+  const tryObjects = addon !== undefined && (objectsAsked || (config.active('obj') !== false && config.section('obj').bucket !== ''))
+  const [chosen, reports, directories, objects] = await Promise.all([
     select(config, addon, addonFailure, asked),
     addon === undefined ? [] : addon.probeEngines(),
-    Promise.all(config.storageDirs.map(async (path) => await directoryFindings(addon, path))),
+    Promise.all(onlyObjects ? [] : config.storageDirs.map(async (path) => await directoryFindings(addon, path))),
+    tryObjects ? objectFindings(config, addon) : null,
   ])
   const engine = chosen.selection === undefined || chosen.failure !== null ? null
     : chosen.selection.plugin === 'posix' && asked !== undefined && asked !== 'auto' ? asked : chosen.selection.engine
-  const { costs, place, note } = await measure(context, addon, reports, directories)
+  const { costs, place, note } = onlyObjects ? { costs: [], note: 'not measured: an object store has no engine' } : await measure(context, addon, reports, directories)
 
   const { options: configured } = config
   const workers = configured.workers ?? Math.min(WORKERS_DEFAULT, availableParallelism())
@@ -86,11 +98,12 @@ export async function run(context: CommandContext): Promise<number> {
     agent: chosen.selection?.agent ?? (configured.agent === 'auto' ? 'embedded' : configured.agent),
     selectedBy: chosen.selection?.source ?? null,
     failure: chosen.failure,
-    askedFor: askedFor(config),
+    askedFor: wanted,
     config: config.source,
     plugins: chosen.plugins,
     engines: reports.map((one) => ({ ...one, selected: one.name === engine, cost: costs.find((cost) => cost.engine === one.name) ?? null })),
     directories,
+    objects,
     software: softwareFindings(addon, addonFailure),
     system: systemFindings({
       engines: reports, kernelRelease: release(),
@@ -100,7 +113,7 @@ export async function run(context: CommandContext): Promise<number> {
     measured: place === undefined ? null : compare(costs, engine, place),
     measureNote: note,
     warnings: chosen.selection?.warnings ?? config.warnings,
-    ok: chosen.failure === null && directories.every(({ state }) => state !== 'fail'),
+    ok: chosen.failure === null && directories.every(({ state }) => state !== 'fail') && (!objectsAsked || (objects?.findings ?? []).every(({ state }) => state !== 'fail')),
   }
   if (context.json) await context.output.json(report)
   else await context.output.write(describeDoctor(report, context.style))

@@ -3,6 +3,7 @@ import { formatBytes, formatCount } from '../format.js'
 import { table, wrap, type Style } from '../style.js'
 import type { DirectoryFindings } from './directory-findings.js'
 import type { Finding } from './finding.js'
+import type { ObjectFindings } from './object-findings.js'
 
 const WIDTH = 110
 /** Below this share of the best engine's speed the difference is more than noise. */
@@ -10,8 +11,11 @@ const RATIO_WORTH_A_WORD = 0.85
 
 /** The report for a person. */
 export function describeDoctor(report: DoctorReport, style: Style): string {
-  const parts = [summary(report, style), plugins(report, style), engines(report, style)]
+  const parts = [summary(report, style), plugins(report, style)]
+  // Where no directory is used, no engine is.
+  if (report.directories.length > 0) parts.push(engines(report, style))
   for (const directory of report.directories) parts.push(directoryBlock(directory, style))
+  if (report.objects !== null) parts.push(objectBlock(report.objects, style))
   parts.push(findings('System', [...report.software, ...report.system], style))
   if (report.warnings.length > 0) parts.push(`${style.bold('Warnings')}\n${report.warnings.map((warning) => item(style.mark('warn'), warning)).join('')}`)
   return `${parts.join('\n')}\n${verdict(report, style)}\n`
@@ -99,6 +103,10 @@ function directoryBlock(directory: DirectoryFindings, style: Style): string {
   return text
 }
 
+function objectBlock({ endpoint, bucket, findings: all }: ObjectFindings, style: Style): string {
+  return findings(`Object store${bucket === null ? '' : ` s3://${bucket}`}${endpoint === null ? '' : ` at ${endpoint}`}`, all, style)
+}
+
 function findings(title: string, all: readonly Finding[], style: Style): string {
   const width = Math.max(...all.map(({ name }) => name.length))
   const indent = ' '.repeat(10 + width)
@@ -108,7 +116,9 @@ function findings(title: string, all: readonly Finding[], style: Style): string 
 
 function verdict(report: DoctorReport, style: Style): string {
   const problems = report.directories.flatMap((directory) => directory.problems.map(({ state }) => state))
-  const states = [...report.software, ...report.system].map(({ state }) => state).concat(problems, report.warnings.map(() => 'warn' as const))
+  // An object store that nobody asks for is no problem of this cache's.
+  const objects = (report.objects?.findings ?? []).map(({ state }) => state === 'fail' && report.askedFor?.includes('obj') !== true ? 'warn' as const : state)
+  const states = [...report.software, ...report.system].map(({ state }) => state).concat(problems, objects, report.warnings.map(() => 'warn' as const))
   const fails = states.filter((state) => state === 'fail').length + (report.selected === null ? 1 : 0)
   const warns = states.filter((state) => state === 'warn').length
   const count = (number: number, word: string): string => `${number} ${word}${number === 1 ? '' : 's'}`

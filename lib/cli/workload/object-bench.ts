@@ -23,7 +23,8 @@ export interface ObjectBenchOptions {
   readonly plan: ObjectPlan
   readonly bench: NativeBench
   readonly endpoint: ObjectEndpoint
-  readonly credentials: ObjectCredentials
+  /** For clients in JavaScript; null: they are left out. */
+  readonly credentials: ObjectCredentials | null
   /** The authorities of endpoint.caBundle, for clients in JavaScript. */
   readonly ca: Buffer | undefined
   readonly bucket: BenchBucket
@@ -87,13 +88,18 @@ export class ObjectBench {
   private makePeers(): void {
     const { plan, bench, endpoint, credentials, ca, bucket, prefix, pageBytes } = this.options
     const { only, measured } = plan
-    const common = (name: string): ObjectPeerOptions => ({
-      endpoint, credentials, prefix: `${prefix}${name}/`, pageBytes, pages: this.pages, concurrency: plan.pagesAtOnce, steps: objectPeerSteps(measured),
+    const common = (name: string): Omit<ObjectPeerOptions, 'credentials'> => ({
+      endpoint, prefix: `${prefix}${name}/`, pageBytes, pages: this.pages, concurrency: plan.pagesAtOnce, steps: objectPeerSteps(measured),
       removeAll: async ofArm => await bucket.removeAll(ofArm),
     })
     if (only.has('loop')) this.peers.push(new CurlLoopArm({ bench, ...common('loop') }))
-    if (only.has('undici')) this.peers.push(new UndiciArm(common('undici'), ca))
-    if (only.has('aws-sdk')) this.peers.push(new AwsSdkArm(common('aws-sdk'), ca))
+    if (credentials === null) {
+      const reason = 'it needs keys of the configuration or of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: those of a credential chain are kept by native code'
+      for (const name of ['undici', 'aws-sdk'] as const) if (only.has(name)) this.report.leftOut.push({ name, pageBytes, reason })
+      return
+    }
+    if (only.has('undici')) this.peers.push(new UndiciArm({ ...common('undici'), credentials }, ca))
+    if (only.has('aws-sdk')) this.peers.push(new AwsSdkArm({ ...common('aws-sdk'), credentials }, ca))
   }
 
   private async measure(store = { engine: '', workers: Number.NaN }): Promise<void> {
