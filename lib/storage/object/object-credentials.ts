@@ -55,7 +55,7 @@ export class ObjectCredentials {
     if (accessKey !== '' && secretKey !== '') return new ObjectCredentials(registry, logger, registry.setCredentials({ accessKey, secretKey, sessionToken }), null)
     if (accessKey !== '' || secretKey !== '') {
       const [has, lacks] = accessKey === '' ? ['secret_key', 'access_key'] : ['access_key', 'secret_key']
-      return { reason: `there is a ${has} but no ${lacks}`, remedy: `set plugin.obj.${lacks} too, or its AWS variable` }
+      return { reason: `there is ${has} but no ${lacks}`, remedy: `set plugin.obj.${lacks} too, or its AWS variable` }
     }
     const configure = 'set plugin.obj.access_key and plugin.obj.secret_key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY'
     const chain = await loadChain(region === '' ? 'us-east-1' : region)

@@ -14,7 +14,7 @@ export interface Refusal {
 
 /** What of a server's text goes into a message at most. */
 const TEXT_CHARACTERS_MAX = 300
-const RIGHTS = 'the keys must be allowed s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on the objects, and s3:ListBucket and s3:ListBucketMultipartUploads on the bucket'
+const RIGHTS = 'see that the keys are right; they must be allowed s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on the objects, and s3:ListBucket and s3:ListBucketMultipartUploads on the bucket'
 const REGION = 'set plugin.obj.region (or AWS_REGION) to the bucket\'s region, and endpoint_override to its endpoint'
 const TOKEN = 'the session token has expired: open the cache with new credentials, or let the AWS credential chain fetch them (install @aws-sdk/credential-provider-node and configure no keys)'
 
