@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "plugins/obj/object_endpoint.h"
+
 namespace hicache::bench {
 
 struct Result {
@@ -47,6 +49,17 @@ struct MixOptions {
   unsigned writes_in_flight = 0, reads_in_flight = 0;
 };
 Result mix_loop(const MixOptions&);
+
+// A plain loop over an object store, with libcurl; lib/transfer/native-binding.ts says what it does.
+struct CurlLoopOptions {
+  ObjectOptions endpoint;
+  bool put = false;
+  size_t page_bytes = 0;
+  uint64_t pages = 0;
+  unsigned concurrency = 64;
+  std::string prefix;
+};
+Result curl_loop(const CurlLoopOptions&);
 
 // 0 or errno.
 int cleanup(const std::string& directory);

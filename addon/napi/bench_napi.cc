@@ -1,9 +1,10 @@
-// bench.deviceLimit, bench.fileLoop, bench.mixLoop and bench.cleanup.
+// bench.deviceLimit, bench.fileLoop, bench.mixLoop, bench.curlLoop and bench.cleanup.
 #include <cmath>
 #include <new>
 #include <system_error>
 
 #include "bench/bench.h"
+#include "napi/objects_napi.h"
 #include "napi/support_napi.h"
 #include "util/aligned_buffer.h"
 
@@ -117,6 +118,36 @@ Napi::Value mix_loop(const Napi::CallbackInfo& info) {
   return run_bench(env, [mix] { return bench::mix_loop(mix); }, true);
 }
 
+Napi::Value curl_loop(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 1 || !info[0].IsObject()) {
+    throw_argument(env, "The bench needs an options object.");
+    return env.Undefined();
+  }
+  const Napi::Object options = info[0].As<Napi::Object>();
+  bench::CurlLoopOptions loop;
+  double number;
+  std::string op;
+  const Napi::Value endpoint = options.Get("endpoint");
+  if (endpoint.IsEmpty() || !endpoint.IsObject()) {
+    throw_argument(env, "endpoint must be an object.");
+    return env.Undefined();
+  }
+  if (!object_options_of(endpoint.As<Napi::Object>(), loop.endpoint) || !string_of(options, "op", op) || !string_of(options, "prefix", loop.prefix)) return env.Undefined();
+  loop.put = op == "put";
+  if (op != "put" && op != "get") {
+    throw_argument(env, "op must be put or get.");
+    return env.Undefined();
+  }
+  if (!number_of(options, "pageBytes", std::nan(""), 8, 1 << 30, number)) return env.Undefined();
+  loop.page_bytes = static_cast<size_t>(number);
+  if (!number_of(options, "pages", std::nan(""), 1, 1e7, number)) return env.Undefined();
+  loop.pages = static_cast<uint64_t>(number);
+  if (!number_of(options, "concurrency", 64, 1, 1024, number)) return env.Undefined();
+  loop.concurrency = static_cast<unsigned>(number);
+  return run_bench(env, [loop] { return bench::curl_loop(loop); });
+}
+
 Napi::Value cleanup(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::string directory = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
@@ -140,6 +171,7 @@ void export_bench(Napi::Env env, Napi::Object exports) {
   bench.Set("deviceLimit", Napi::Function::New(env, device_limit, "deviceLimit"));
   bench.Set("fileLoop", Napi::Function::New(env, file_loop, "fileLoop"));
   bench.Set("mixLoop", Napi::Function::New(env, mix_loop, "mixLoop"));
+  bench.Set("curlLoop", Napi::Function::New(env, curl_loop, "curlLoop"));
   bench.Set("cleanup", Napi::Function::New(env, cleanup, "cleanup"));
   exports.Set("bench", bench);
 }

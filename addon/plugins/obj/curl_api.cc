@@ -63,6 +63,8 @@ std::unique_ptr<Api> open(const std::string& name, std::string& why) {
   find(api->multi_assign, "curl_multi_assign");
   find(api->multi_setopt, "curl_multi_setopt");
   find(api->multi_info_read, "curl_multi_info_read");
+  find(api->multi_perform, "curl_multi_perform");
+  find(api->multi_poll, "curl_multi_poll");
   if (!complete) return nullptr;
   const VersionInfo* const info = version_info(0);
   if (info->version_number < version_min) {

@@ -41,7 +41,7 @@ namespace multi_option {
 inline constexpr int max_connects = 6, pipelining = 3, socket_data = 10002, socket_function = 20001, timer_data = 10005, timer_function = 20004;
 }
 namespace info {
-inline constexpr int connect_count = 0x200000 + 26, os_errno = 0x200000 + 25, private_data = 0x100000 + 21, response_code = 0x200000 + 2;
+inline constexpr int os_errno = 0x200000 + 25, private_data = 0x100000 + 21, response_code = 0x200000 + 2;
 }
 namespace poll {
 inline constexpr int none = 0, in = 1, out = 2, in_out = 3, remove = 4;
@@ -69,6 +69,9 @@ struct Api {
   int (*multi_assign)(Multi*, int, void*) = nullptr;
   int (*multi_setopt)(Multi*, int, ...) = nullptr;
   Message* (*multi_info_read)(Multi*, int*) = nullptr;
+  // Of the bench alone.
+  int (*multi_perform)(Multi*, int*) = nullptr;
+  int (*multi_poll)(Multi*, void*, unsigned, int, int*) = nullptr;
 };
 
 struct Refusal {

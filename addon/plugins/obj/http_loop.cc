@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -75,7 +76,7 @@ struct HttpCallbacks {
 };
 
 HttpLoop::HttpLoop(const curl::Api& api, HttpOptions options)
-    : api_(api), options_(std::move(options)), epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    : api_(api), options_(std::move(options)), epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), connections_(options_.connections) {
   if (!epoll_ || !wake_) throw std::system_error(errno, std::generic_category(), "setting up an HTTP thread");
   epoll_event event{};
   event.events = EPOLLIN;
@@ -110,6 +111,14 @@ HttpLoop::~HttpLoop() {
     ::eventfd_write(wake_.get(), 1);
   }
   thread_.join();
+}
+
+int64_t HttpLoop::cpu_ns() const {
+  clockid_t clock;
+  timespec time{};
+  // std::thread hands its handle out to those who may change it.
+  if (pthread_getcpuclockid(const_cast<std::thread&>(thread_).native_handle(), &clock) != 0 || ::clock_gettime(clock, &time) != 0) return 0;
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
 }
 
 void HttpLoop::post(std::function<void()> work) {
@@ -179,7 +188,7 @@ void HttpLoop::enqueue(HttpExchange& exchange) {
 }
 
 void HttpLoop::start_waiting() {
-  while (!waiting_.empty() && running_ < options_.connections) {
+  while (!waiting_.empty() && running_ < connections()) {
     HttpExchange& exchange = *waiting_.front();
     waiting_.pop_front();
     if (start(exchange)) continue;
@@ -265,7 +274,6 @@ void HttpLoop::prepare(HttpExchange& exchange, curl::Easy* easy) {
 void HttpLoop::end_running(HttpExchange& exchange, int code) {
   curl::Easy* const easy = exchange.easy_;
   long value = 0;
-  if (api_.easy_getinfo(easy, curl::info::connect_count, &value) == 0) connected_.fetch_add(static_cast<uint64_t>(value), std::memory_order_relaxed);
   if (code != curl::ok && api_.easy_getinfo(easy, curl::info::os_errno, &value) == 0) exchange.os_errno = static_cast<int>(value);
   api_.multi_remove_handle(multi_, easy);
   idle_.push_back(easy);

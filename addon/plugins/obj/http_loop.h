@@ -123,9 +123,11 @@ class HttpLoop {
   }
   void cancel(Timer& timer);
 
-  unsigned connections() const { return options_.connections; }
-  // New connections since the start.
-  uint64_t connected() const { return connected_.load(std::memory_order_relaxed); }
+  // Any thread: how many connections may be busy at once; those that are too many end with what they do.
+  void limit(unsigned connections) { connections_.store(connections, std::memory_order_relaxed); }
+  unsigned connections() const { return connections_.load(std::memory_order_relaxed); }
+  // Processor time of the thread.
+  int64_t cpu_ns() const;
 
  private:
   friend struct HttpCallbacks;
@@ -153,7 +155,7 @@ class HttpLoop {
   size_t running_ = 0;
   int64_t curl_due_ns_ = -1;
   std::multimap<int64_t, Timer*> timers_;
-  std::atomic<uint64_t> connected_{0};
+  std::atomic<unsigned> connections_;
 
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;

@@ -9,24 +9,28 @@
 #include "plugins/obj/http_loop.h"
 #include "plugins/obj/page_transfer.h"
 #include "plugins/obj/s3_call.h"
+#include "util/clock.h"
 
 namespace hicache {
 namespace {
 
-// Below this many operations for a thread another one is not woken.
-constexpr size_t operations_a_thread_min = 4;
+// Threads cost: each is woken by itself, and then finds little to do. One serves all connections until its processor is nearly full; then another joins.
+constexpr double busy_enough = 0.7, idle_enough = 0.4;
+constexpr int64_t look_every_ns = 10'000'000;
 
-// One thread and its operations. All but the constructor and hand_over() on the loop's thread.
+// One thread and its operations.
 class Lane {
  public:
   Lane(const curl::Api& api, const std::shared_ptr<ObjectEndpoint>& endpoint, unsigned connections)
-      : connections_(connections), loop_(api, {endpoint->options().ca_bundle, endpoint->options().proxy, connections}), caller_(loop_, endpoint) {}
+      : loop_(api, {endpoint->options().ca_bundle, endpoint->options().proxy, connections}), caller_(loop_, endpoint) {}
 
   struct Given {
     uint64_t id;
     Operation* operation;
   };
   // Any thread.
+  void limit(unsigned connections) { loop_.limit(connections); }
+  int64_t cpu_ns() const { return loop_.cpu_ns(); }
   void hand_over(std::vector<Given> given) {
     loop_.post([this, given = std::move(given)] {
       waiting_.insert(waiting_.end(), given.begin(), given.end());
@@ -66,7 +70,7 @@ class Lane {
 
   // As many as there are connections: what waits can still be called off without anything having happened.
   void start_waiting() {
-    while (!waiting_.empty() && running_.size() < connections_) {
+    while (!waiting_.empty() && running_.size() < loop_.connections()) {
       const Given given = waiting_.front();
       waiting_.pop_front();
       if (stopped_ || !given.operation->claim()) {
@@ -98,7 +102,6 @@ class Lane {
     }
   }
 
-  const unsigned connections_;
   std::deque<Given> waiting_;
   std::unordered_map<uint64_t, PageTransfer*> running_;
   bool stopped_ = false, scheduled_ = false;
@@ -110,10 +113,8 @@ class ObjPlugin final : public Plugin {
  public:
   ObjPlugin(const curl::Api& api, const ObjectOptions& options) : endpoint_(std::make_shared<ObjectEndpoint>(options)) {
     const unsigned threads = std::clamp(options.threads, 1u, std::max(1u, options.connections));
-    for (unsigned i = 0; i < threads; i++) {
-      const unsigned share = options.connections / threads + (i < options.connections % threads ? 1 : 0);
-      lanes_.push_back(std::make_unique<Lane>(api, endpoint_, std::max(1u, share)));
-    }
+    for (unsigned i = 0; i < threads; i++) lanes_.push_back(std::make_unique<Lane>(api, endpoint_, options.connections));
+    seen_.resize(threads);
   }
 
   const char* engine() const override { return "libcurl"; }
@@ -125,12 +126,12 @@ class ObjPlugin final : public Plugin {
   void start(Batch& batch) override {
     auto places = std::make_shared<std::vector<Place>>(batch.size());
     batch.plugin_state = places;
-    const size_t wanted = std::clamp<size_t>(batch.size() / operations_a_thread_min, 1, lanes_.size());
-    const size_t each = (batch.size() + wanted - 1) / wanted;
+    choose_lanes();
+    const size_t each = (batch.size() + in_use_ - 1) / in_use_;
     // Whatever the lanes take may be finished, and the batch gone, before this is over: first everything is noted, then handed over.
     std::vector<std::pair<size_t, std::vector<Lane::Given>>> shares;
     for (size_t from = 0; from < batch.size(); from += each) {
-      const size_t lane = next_lane_++ % lanes_.size();
+      const size_t lane = next_lane_++ % in_use_;
       std::vector<Lane::Given> given;
       for (size_t i = from; i < std::min(batch.size(), from + each); i++) {
         Operation& operation = batch[i];
@@ -167,7 +168,29 @@ class ObjPlugin final : public Plugin {
     uint64_t id = 0;
   };
 
+  void choose_lanes() {
+    const int64_t now = now_ns(), passed = now - looked_ns_;
+    if (lanes_.size() == 1 || passed < look_every_ns) return;
+    double all = 0;
+    for (size_t i = 0; i < lanes_.size(); i++) {
+      const int64_t cpu = lanes_[i]->cpu_ns();
+      all += static_cast<double>(cpu - std::exchange(seen_[i], cpu)) / static_cast<double>(passed);
+    }
+    looked_ns_ = now;
+    const double in_use = static_cast<double>(in_use_);
+    size_t wanted = in_use_;
+    if (all > busy_enough * in_use) wanted = std::min(lanes_.size(), in_use_ + 1);
+    else if (in_use_ > 1 && all < idle_enough * (in_use - 1)) wanted = in_use_ - 1;
+    if (wanted == in_use_) return;
+    in_use_ = wanted;
+    const unsigned share = std::max(1u, endpoint_->options().connections / static_cast<unsigned>(in_use_));
+    for (const auto& lane : lanes_) lane->limit(share);
+  }
+
   const std::shared_ptr<ObjectEndpoint> endpoint_;
+  size_t in_use_ = 1;
+  int64_t looked_ns_ = 0;
+  std::vector<int64_t> seen_;  // each lane's processor time, when it was looked at
   uint64_t next_id_ = 1;
   size_t next_lane_ = 0;
   std::vector<std::unique_ptr<Lane>> lanes_;
