@@ -7,10 +7,12 @@ export interface UsageOfDirectory {
   readonly pages: number
   readonly bytes: number
   readonly allocatedBytes: number
-  /** Of the file system; 0 where it does not say. */
+  /** Of the file system; 0 where it does not say, and of an object store. */
   readonly freeBytes: number
   readonly totalBytes: number
 }
+
+const NO_FILE_SYSTEM = { bavail: 0, blocks: 0, bsize: 0 } as const
 
 /**
  * How much the directories hold. Counting reads every folder, so it is done at most once per `maxAgeMs`, by one caller at a time;
@@ -45,16 +47,19 @@ export class DirectoryUsage {
 
   async #count(): Promise<void> {
     const totals = new Map(this.#cache.directories.map(({ path }) => [path, { pages: 0, bytes: 0, allocatedBytes: 0 }]))
+    const inObjects = this.#cache.storageLayout === 'object'
     for await (const page of this.#cache.entries()) {
       if (this.#signal.aborted) return
-      const total = totals.get(page.directory)
+      let total = totals.get(page.directory)
+      // A bucket is no directory of the cache's; its pages name it.
+      if (total === undefined && inObjects) totals.set(page.directory, total = { pages: 0, bytes: 0, allocatedBytes: 0 })
       if (total === undefined) continue
       total.pages++
       total.bytes += page.bytes
       total.allocatedBytes += page.allocatedBytes
     }
     this.#counted = await Promise.all([...totals].map(async ([path, total]) => {
-      const { bavail, blocks, bsize } = await statfs(path).catch(() => ({ bavail: 0, blocks: 0, bsize: 0 }))
+      const { bavail, blocks, bsize } = inObjects ? NO_FILE_SYSTEM : await statfs(path).catch(() => NO_FILE_SYSTEM)
       return { path, ...total, freeBytes: bavail * bsize, totalBytes: blocks * bsize }
     }))
     this.#countedAtMs = performance.now()

@@ -15,7 +15,7 @@ export const options: OptionSpecs = CONFIG_OPTIONS
 export const details = 'Defaults, file, environment and options put together, and the plugin that they select here. null in options: chosen when the cache opens. Secrets show as ***.'
 
 /** What the cache does without these. */
-const UNLIMITED: Readonly<Record<string, string>> = { capacity: '(all but a tenth of the file system)', l3_cleaner_capacity_gb: '(that of the file systems)' }
+const UNLIMITED: Readonly<Record<string, string>> = { capacity: '(all but a tenth of the file system)', l3_cleaner_capacity_gb: '(that of the file systems)', object_proxy: '(none)' }
 
 export async function run(context: CommandContext): Promise<number> {
   const config = NixlBackendConfig.load(configInput(context))
@@ -41,8 +41,9 @@ export async function run(context: CommandContext): Promise<number> {
     initParams: plugin === 'auto' ? {} : config.shownInitParams(plugin),
     sections: Object.fromEntries([...config.sections.keys()].map((section) => [section, config.shownInitParams(section)])),
     options: config.shownOptions(),
-    storageDirs: [...config.storageDirs],
-    storageDirSource: config.storageDirSource,
+    // Pages of an object store are in no directory.
+    storageDirs: plugin === 'obj' ? [] : [...config.storageDirs],
+    storageDirSource: plugin === 'obj' ? null : config.storageDirSource,
     warnings,
   }
   if (context.json) {
@@ -61,7 +62,7 @@ export async function run(context: CommandContext): Promise<number> {
     if (section !== plugin) text += block(`plugin.${section} ${style.dim('(not selected)')}`, Object.entries(params).map(([key, raw]) => [key, value(raw)]))
   }
   text += block('options', Object.entries(shown.options).map(([key, raw]) => [key, raw === null && key in UNLIMITED ? style.dim(UNLIMITED[key]!) : value(raw)]))
-  text += block(`storage directories ${style.dim(`(${config.storageDirSource === 'default' ? 'the default' : `from the ${config.storageDirSource === 'config' ? 'configuration' : config.storageDirSource}`})`)}`, config.storageDirs.map((path) => [path]))
+  if (plugin !== 'obj') text += block(`storage directories ${style.dim(`(${config.storageDirSource === 'default' ? 'the default' : `from the ${config.storageDirSource === 'config' ? 'configuration' : config.storageDirSource}`})`)}`, config.storageDirs.map((path) => [path]))
   await output.write(text)
   for (const warning of warnings) context.note(`hicache-nixl: warning: ${warning}`)
   return ExitCode.done

@@ -9,7 +9,9 @@ import { STORE_OPTIONS } from '../store-options.js'
 import { table } from '../style.js'
 import { ChatWorkload, type ChatTurn } from '../workload/chat-workload.js'
 import { PageContent } from '../workload/page-content.js'
-import { WorkDirectory } from '../workload/work-directory.js'
+import { makeWorkPlace } from '../workload/make-work-place.js'
+import type { WorkPlace } from '../workload/work-place.js'
+import { WorkPrefix } from '../workload/work-prefix.js'
 
 export const name = 'demo'
 export const summary = 'Play a small multi-turn workload and show what the cache does'
@@ -23,7 +25,7 @@ export const options: OptionSpecs = {
 export const details = `Three users chat with one model; their prompts share a system prompt and grow from turn to turn. Keys come from real token ids by page hashes, \
 tensors have the shape of a small model's KV cache; their values are made up, but every byte read back is compared. Then the cache is closed and opened again, \
 and one byte of a stored page is flipped to see it refused. Everything happens in a fresh directory inside --storage-dir (default: the system's temporary one), \
-which is removed at the end.
+which is removed at the end; on an object store (--plugin obj) below a prefix of this run, .hicache-demo-*.
 
 Ends with 1 when anything was not as it should be.`
 
@@ -56,13 +58,13 @@ export async function run(context: CommandContext): Promise<number> {
   const { style, output, json } = context
   const say = async (text: string): Promise<void> => { if (!json) await output.write(text) }
   const started = performance.now()
-  const directory = await WorkDirectory.make({ exact: undefined, parents: context.options.strings('storage-dir'), prefix: 'hicache-demo-' })
+  const place = await makeWorkPlace(context, { specs: options, name: 'hicache-demo', directory: { exact: undefined, parents: context.options.strings('storage-dir') }, notOnObjects: {} })
   const keep = context.options.flag('keep')
   try {
-    const extra: Partial<OpenOptions> = { storageDir: directory.paths, modelName: 'demo' }
+    const extra: Partial<OpenOptions> = { ...place.open, modelName: 'demo' }
     const turns = [...new ChatWorkload({ users: USERS, turns: TURNS, systemTokens: 8 * PAGE_TOKENS }).turns()]
     const keys = [...new Set(turns.flatMap(({ whole }) => pageHashes(whole, { pageTokens: PAGE_TOKENS })))]
-    await directory.requireSpace(2 * keys.length * PAGE_BYTES, 'the demo')
+    await place.requireSpace(2 * keys.length * PAGE_BYTES, 'the demo')
     const findings: Findings = { wrongBytes: 0, problems: [] }
 
     await say(`${style.bold(`${USERS.length} users chat with one model, ${TURNS} turns each`)}\n`)
@@ -75,7 +77,7 @@ export async function run(context: CommandContext): Promise<number> {
       await say(table([
         ['start', `${startMs.toFixed(0)} ms until the first answer ${style.dim('(worker threads, native agents)')}`],
         ['plugin', `${plugin}, engine ${engine}, ${agent} agent ${style.dim(`(${source})`)}`],
-        ['store', `${directory.paths.join(', ')} ${style.dim(keep ? '(kept)' : '(removed at the end)')}`],
+        ['store', `${place.paths.join(', ')} ${style.dim(keep ? '(kept)' : '(removed at the end)')}`],
         ['page', `${PAGE_TOKENS} tokens = ${formatBytes(PAGE_BYTES)} of float16 [${SHAPE.join(', ')}]`],
       ], 'll', '  ') + '\n')
       const reports: TurnReport[] = []
@@ -89,7 +91,7 @@ export async function run(context: CommandContext): Promise<number> {
 
     const later = await context.withCache(async cache => {
       const restart = await afterRestart(cache, keys, turns.at(-1)!, findings)
-      const corruption = await flipOneByte(cache, directory.paths, keys[0]!, findings)
+      const corruption = await flipOneByte(cache, place, keys[0]!, findings)
       return { restart, corruption, health: cache.health() }
     }, extra)
 
@@ -103,7 +105,7 @@ export async function run(context: CommandContext): Promise<number> {
     const good = findings.problems.length === 0 && findings.wrongBytes === 0
     if (json) {
       await output.json({
-        ok: good, selected: chat.selected, directories: directory.paths, pageBytes: PAGE_BYTES, startMs: chat.startMs, turns: chat.reports,
+        ok: good, selected: chat.selected, directories: place.paths, pageBytes: PAGE_BYTES, startMs: chat.startMs, turns: chat.reports,
         totals: { promptTokens, reusedTokens, lookupMs, bytesRead: read, readMs, bytesWritten: written, writeMs, wrongBytes: findings.wrongBytes },
         restart: later.restart, corruption: later.corruption, problems: findings.problems, health: later.health, stats: chat.stats,
       })
@@ -125,8 +127,12 @@ export async function run(context: CommandContext): Promise<number> {
     await say(style.dim(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s.`) + '\n')
     return good ? 0 : 1
   } finally {
-    if (keep) context.note(`The pages are in ${directory.paths.join(', ')}.`)
-    else await directory.remove()
+    try {
+      if (keep) context.note(`The pages are in ${place.paths.join(', ')}.`)
+      else await place.remove()
+    } finally {
+      place.close()
+    }
   }
 }
 
@@ -180,20 +186,9 @@ async function afterRestart(cache: HiCacheNixl, keys: readonly string[], last: C
 
 /** Alters one stored byte behind the cache's back. `reason` is the miss that a read then answers, null when it took the page for good. */
 async function flipOneByte(
-  cache: HiCacheNixl, directories: readonly string[], key: string, findings: Findings,
+  cache: HiCacheNixl, place: WorkPlace, key: string, findings: Findings,
 ): Promise<{ file: string; reason: string | null; healed: boolean }> {
-  const { file, name: shortName, offset } = await findPage(directories, key)
-  const handle = await open(file, 'r+')
-  try {
-    const byte = Buffer.alloc(1)
-    const place = offset + (PAGE_BYTES >> 1)
-    await handle.read(byte, 0, 1, place)
-    byte[0]! ^= 1
-    await handle.write(byte, 0, 1, place)
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
+  const shortName = place instanceof WorkPrefix ? await flipInObject(place, (await cache.stat(key))?.storedKey ?? key) : await flipInFile(place.paths, key)
   const [outcome] = await cache.read([key])
   const reason = outcome!.ok ? null : outcome!.status === 'miss' ? outcome!.reason : outcome!.status
   if (reason !== 'corrupt') findings.problems.push(`a page with a flipped byte was answered with ${reason ?? 'a hit'}, where a miss (corrupt) belongs`)
@@ -202,6 +197,35 @@ async function flipOneByte(
   const healed = again !== null && wrongBytes(again, key) === 0
   if (!healed) findings.problems.push('the corrupt page could not be stored again')
   return { file: shortName, reason, healed }
+}
+
+/** Answers what it is called. */
+async function flipInFile(directories: readonly string[], key: string): Promise<string> {
+  const { file, name: shortName, offset } = await findPage(directories, key)
+  const handle = await open(file, 'r+')
+  try {
+    const byte = Buffer.alloc(1)
+    const at = offset + (PAGE_BYTES >> 1)
+    await handle.read(byte, 0, 1, at)
+    byte[0]! ^= 1
+    await handle.write(byte, 0, 1, at)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  return shortName
+}
+
+/** The object is stored again with the metadata that it had, as a server would that lost a bit. */
+async function flipInObject({ bucket, prefix }: WorkPrefix, storedKey: string): Promise<string> {
+  const key = prefix + storedKey
+  const timeoutMs = 10_000
+  const { headers, body } = await bucket.request({ method: 'GET', key, timeoutMs }, 'Reading an object of the demo')
+  const bytes = Buffer.from(body)
+  bytes[PAGE_BYTES >> 1]! ^= 1
+  const metadata = Object.fromEntries(Object.entries(headers).filter(([header]) => header.startsWith('x-amz-meta-')))
+  await bucket.request({ method: 'PUT', key, headers: metadata, body: bytes, timeoutMs }, 'Altering an object of the demo')
+  return `object ${storedKey.slice(0, 12)}…`
 }
 
 /** Where a page lies: in a file of its own, whose name holds its key, or as an extent of a segment, known by its first bytes. */

@@ -1,6 +1,9 @@
+import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
 import type { HiCacheNixl, OpenOptions } from '../../index.js'
 import type { CommandContext, OptionSpecs } from '../command.js'
 import { formatBytes, formatCount, formatDuration, formatMicroseconds, parseBytes } from '../format.js'
+import { configInput } from '../config-input.js'
+import { asksForObjects } from '../object-selection.js'
 import { STORE_OPTIONS } from '../store-options.js'
 import { POLICY_NAMES, SIMULATED_POLICY_NAMES, type SimulatedPolicyName } from '../../storage/policies/policies.js'
 import { table } from '../style.js'
@@ -11,7 +14,8 @@ import { ReplayTotals } from '../workload/replay-totals.js'
 import { simulatePolicies, type SimulationResult } from '../workload/simulation.js'
 import { replayArenaBytes, TraceReplay } from '../workload/trace-replay.js'
 import { TraceReader, type TraceSummary } from '../workload/trace-reader.js'
-import { WorkDirectory } from '../workload/work-directory.js'
+import { makeWorkPlace } from '../workload/make-work-place.js'
+import type { WorkPlace } from '../workload/work-place.js'
 
 export const name = 'replay'
 export const summary = 'Play a trace of requests and check every byte read'
@@ -40,9 +44,16 @@ the leading run that was read back right; the hit rate is hits over all ids.
 
 Latencies are those of one call: the lookup of a request, a read or a write of up to 128 pages. Making and comparing contents is outside of them, but inside the seconds.
 
+On an object store (--plugin obj) the pages go below a prefix of this run, .hicache-replay-*, which is emptied at the end.
+
 Ends with 1 when a byte was wrong or a page failed. A page that the cache itself refuses as corrupt is a miss, and is reported as one.`
 
 const MODEL_NAME = 'replay'
+const NOT_ON_OBJECTS: Readonly<Record<string, string>> = {
+  capacity: 'nothing here makes room in a bucket; give it a quota or a lifecycle rule at the server (--simulate counts the hits of a capacity)',
+  policy: 'nothing here gives up pages of a bucket (--simulate counts the hits of a policy)',
+  dir: 'objects go below a prefix of this run, in the bucket of the configuration; --object-prefix says what stands before it',
+}
 const DEFAULT_PAGE_BYTES = 65536
 const BLOCK_BYTES = 4096
 const PAGE_BYTES_MAX = 256 * 2 ** 20
@@ -87,7 +98,7 @@ async function makePlan(context: CommandContext): Promise<Plan> {
     const simulatedOnly = policies.find(policy => !(POLICY_NAMES as readonly string[]).includes(policy))
     if (simulatedOnly !== undefined) throw new UsageError(`--policy ${simulatedOnly} works with --simulate only`, `A store has ${POLICY_NAMES.join(' and ')}.`)
     if (policies.length > 1 || capacityTexts.length > 1) throw new UsageError('several policies or capacities work with --simulate only', 'Add --simulate, or name one.')
-    if (capacityTexts.length > 0 && given.string('config') !== undefined) {
+    if (capacityTexts.length > 0 && given.string('config') !== undefined && !isOnObjects(context)) {
       throw new UsageError('--capacity and --config cannot be combined', 'Put the capacity into the configuration instead.')
     }
   }
@@ -99,6 +110,9 @@ async function makePlan(context: CommandContext): Promise<Plan> {
   const capacities = capacityTexts.map(text => ({ given: text, bytes: capacityOf(text, trace.distinctBlocks, pageBytes) }))
   return { reader, trace, pageBytes, capacities, policies, capacity: capacities[0]?.bytes, requestsInFlight }
 }
+
+/** Where no capacity works, its own reason is the better answer. */
+function isOnObjects(context: CommandContext): boolean { return asksForObjects(NixlBackendConfig.load(configInput({ ...context, positionals: [] }, options))) }
 
 function policiesOf(text: string | undefined): SimulatedPolicyName[] {
   if (text === undefined) return [POLICY_NAMES[0]]
@@ -177,14 +191,14 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
   const given = context.options
   const env = context.env.SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR
   const parents = given.strings('storage-dir').length > 0 ? given.strings('storage-dir') : env === undefined || env === '' ? [] : [env]
-  const directory = await WorkDirectory.make({ exact: given.string('dir'), parents, prefix: 'hicache-replay-' })
+  const place = await makeWorkPlace(context, { specs: options, name: 'hicache-replay', directory: { exact: given.string('dir'), parents }, notOnObjects: NOT_ON_OBJECTS })
   const keep = given.flag('keep')
   try {
     const all = plan.trace.distinctBlocks * (plan.pageBytes + BLOCK_BYTES)
     const inFlight = replayArenaBytes(plan.pageBytes, plan.requestsInFlight)
-    await directory.requireSpace(Math.min(all, (plan.capacity ?? Number.POSITIVE_INFINITY) + inFlight), `the replay of ${formatCount(plan.trace.distinctBlocks)} pages`)
+    await place.requireSpace(Math.min(all, (plan.capacity ?? Number.POSITIVE_INFINITY) + inFlight), `the replay of ${formatCount(plan.trace.distinctBlocks)} pages`)
     const extra: Partial<OpenOptions> = {
-      storageDir: directory.paths,
+      ...place.open,
       modelName: given.string('model-name') ?? MODEL_NAME,
       // Room for the buffers of all requests in flight, and as much again for the cache's own use.
       arenaBytes: Math.min(ARENA_BYTES_MAX, Math.max(64 * 2 ** 20, inFlight * 2)),
@@ -194,14 +208,18 @@ async function play(context: CommandContext, plan: Plan): Promise<number> {
         config: { l3_cleaner_enabled: true, l3_cleaner_capacity_gb: plan.capacity / 2 ** 30, l3_cleaner_high_watermark: 95, l3_cleaner_low_watermark: 90 }
       }),
     }
-    return await context.withCache(async cache => await playOn(cache, context, plan, directory, keep), extra)
+    return await context.withCache(async cache => await playOn(cache, context, plan, place, keep), extra)
   } finally {
-    if (!keep) await directory.remove()
-    else context.note(`The pages are in ${directory.paths.join(', ')}.`)
+    try {
+      if (!keep) await place.remove()
+      else context.note(`The pages are in ${place.paths.join(', ')}.`)
+    } finally {
+      place.close()
+    }
   }
 }
 
-async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, directory: WorkDirectory, keep: boolean): Promise<number> {
+async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, place: WorkPlace, keep: boolean): Promise<number> {
   const progress = context.progress({ label: 'replay', total: plan.trace.references, unit: 'pages' })
   const replay = new TraceReplay({
     cache, pageBytes: plan.pageBytes, requestsInFlight: plan.requestsInFlight, signal: context.signal,
@@ -216,8 +234,8 @@ async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, d
   } finally {
     seconds = (performance.now() - started) / 1000
     progress.finish()
-    // A fresh directory goes as a whole. In a given one only the pages of this run go, one by one.
-    if (!keep && !directory.fresh) await removePages(cache, replay.storedIds)
+    // A fresh place goes as a whole. In a given one only the pages of this run go, one by one.
+    if (!keep && !place.fresh) await removePages(cache, replay.storedIds)
   }
   const latencyUs = { lookup: replay.lookup.summary(), read: replay.read.summary(), write: replay.write.summary() }
   // Page files know no policy but the cleaner's: longest unread first.
@@ -225,7 +243,7 @@ async function playOn(cache: HiCacheNixl, context: CommandContext, plan: Plan, d
   if (cache.storageLayout === 'segment') replay.totals.evicted = cache.stats().segment_evicted_pages ?? 0
   const report: Report = { totals: replay.totals, seconds, latencyUs }
   const { plugin, engine } = cache.selection
-  await show(context, { ...plan, policies: [policy] }, report, { simulated: false, plugin, engine, storageLayout: cache.storageLayout, directories: directory.paths })
+  await show(context, { ...plan, policies: [policy] }, report, { simulated: false, plugin, engine, storageLayout: cache.storageLayout, directories: place.paths })
   return replay.totals.wrongBytes > 0 || replay.totals.failures > 0 ? 1 : 0
 }
 

@@ -42,7 +42,7 @@ export class AwsSdkArm implements BenchArm {
     })
   }
 
-  async discard(): Promise<void> { await this.options.removeAll(this.options.prefix) }
+  async discard(): Promise<void> { await this.options.removeAll() }
 
   close(): Promise<void> {
     this.sdk?.client.destroy()

@@ -1,28 +1,21 @@
-import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { cpus, release, totalmem } from 'node:os'
 import type { NixlBackendConfig } from '../../config/nixl-backend-config.js'
-import { HiCacheError } from '../../error.js'
-import { ObjectBucket } from '../../storage/object/object-bucket.js'
 import type { NativeAddon, ObjectCredentials, ObjectEndpoint } from '../../transfer/native-binding.js'
 import { ExitCode, type CommandContext } from '../command.js'
 import { formatBytes } from '../format.js'
 import { table } from '../style.js'
-import { BenchBucket } from './bench-bucket.js'
 import { ObjectBench } from './object-bench.js'
 import { ObjectPlan } from './object-plan.js'
 import type { ObjectBenchReport } from './object-report.js'
 import { ObjectTables } from './object-tables.js'
+import { WorkPrefix } from './work-prefix.js'
 
 /** `bench` on the object store that the configuration selects. */
 export async function benchObjects(context: CommandContext, config: NixlBackendConfig, addon: NativeAddon): Promise<number> {
   const plan = new ObjectPlan(context.options)
-  const store = await ObjectBucket.open(config, addon.objects)
-  if ('reason' in store) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `the object store cannot be measured: ${store.reason} (${store.remedy})`)
-  const { endpoint } = store
-  const bucket = new BenchBucket(store)
-  // Nothing of a user's is below it, whatever the prefix of the configuration is.
-  const prefix = `${config.options.objectPrefix}.hicache-nixl-bench-${randomBytes(6).toString('hex')}/`
+  const place = await WorkPrefix.make(config, addon, 'hicache-nixl-bench')
+  const { endpoint } = place.bucket
   const started = performance.now()
   try {
     const ca = endpoint.caBundle === undefined ? undefined : await readFile(endpoint.caBundle)
@@ -31,18 +24,18 @@ export async function benchObjects(context: CommandContext, config: NixlBackendC
     if (!context.json) await context.output.write(head(context, plan, endpoint, addon))
     try {
       for (const pageBytes of plan.pageBytes) {
-        const one = await new ObjectBench({ context, plan, bench: addon.bench, endpoint, credentials: keysOf(config), ca, bucket, prefix, pageBytes, progress }).run()
+        const one = await new ObjectBench({ context, plan, bench: addon.bench, endpoint, credentials: keysOf(config), ca, place, pageBytes, progress }).run()
         for (const part of ['runs', 'peers', 'leftOut'] as const) (all[part] as unknown[]).push(...one[part])
       }
     } finally {
       progress.finish()
-      await bucket.removeAll(prefix)
+      await place.remove()
     }
     if (context.json) await context.output.json({ machine: machine(endpoint, addon, plan), ...all, lookups: [], churn: [] })
     else await context.output.write(new ObjectTables(context.style, plan, all).text((performance.now() - started) / 1000))
     return ExitCode.done
   } finally {
-    store.close()
+    place.close()
   }
 }
 

@@ -10,7 +10,8 @@ export interface CurlLoopArmOptions {
   readonly pages: number
   readonly concurrency: number
   readonly steps: ReadonlySet<BenchOp>
-  removeAll(prefix: string): Promise<void>
+  /** Removes what the arm stored. */
+  removeAll(): Promise<void>
 }
 
 /** One C++ loop over libcurl: what the server and the library give where nothing stands above them. */
@@ -27,5 +28,5 @@ export class CurlLoopArm implements BenchArm {
     return await bench.curlLoop({ endpoint, op: op === 'write' ? 'put' : 'get', pageBytes, pages, concurrency, prefix: ofRound })
   }
 
-  async discard(): Promise<void> { await this.options.removeAll(this.options.prefix) }
+  async discard(): Promise<void> { await this.options.removeAll() }
 }

@@ -6,7 +6,6 @@ import type { Progress } from '../progress.js'
 import { AwsSdkArm } from './aws-sdk-arm.js'
 import type { ArmSummary } from './arm-summary.js'
 import { baseOf, ownSteps, peerSteps, STEPS, type BenchArm, type BenchOp } from './bench-arm.js'
-import type { BenchBucket } from './bench-bucket.js'
 import { round1, round3 } from './bench-report.js'
 import { arenaBytesFor, pageBuffers } from './bench-stores.js'
 import { CurlLoopArm } from './curl-loop-arm.js'
@@ -17,6 +16,7 @@ import type { ObjectPeerOptions } from './object-peer.js'
 import type { ObjectBenchReport } from './object-report.js'
 import { against, figures, ratios } from './summaries.js'
 import { UndiciArm } from './undici-arm.js'
+import type { WorkPrefix } from './work-prefix.js'
 
 export interface ObjectBenchOptions {
   readonly context: CommandContext
@@ -27,9 +27,7 @@ export interface ObjectBenchOptions {
   readonly credentials: ObjectCredentials | null
   /** The authorities of endpoint.caBundle, for clients in JavaScript. */
   readonly ca: Buffer | undefined
-  readonly bucket: BenchBucket
-  /** Of all objects of the run; its own. */
-  readonly prefix: string
+  readonly place: WorkPrefix
   readonly pageBytes: number
   readonly progress: Progress
 }
@@ -57,22 +55,22 @@ export class ObjectBench {
   }
 
   async run(): Promise<ObjectBenchReport> {
-    const { context, plan, prefix } = this.options
+    const { context, plan, place } = this.options
     this.makePeers()
     try {
       if (!plan.only.has('hicache')) {
         await this.measure()
         return this.report
       }
-      const opened: Partial<OpenOptions> & { objectPrefix: string } = {
-        objectPrefix: `${prefix}hicache/`, modelName: 'bench', arenaBytes: this.arenaBytes, timeoutMs: 120_000, ...(plan.workers === null ? {} : { workers: plan.workers }),
+      const opened: Partial<OpenOptions> = {
+        objectPrefix: `${place.prefix}hicache/`, modelName: 'bench', arenaBytes: this.arenaBytes, timeoutMs: 120_000, ...(plan.workers === null ? {} : { workers: plan.workers }),
       }
       await context.withCache(async cache => {
         for (const zeroCopy of plan.zeroCopy) {
           const { buffers, bytes } = pageBuffers(cache, zeroCopy, plan.pagesAtOnce, this.options.pageBytes)
           const arm = new HiCacheArm({
             name: `hicache-object-${zeroCopy ? 'zero-copy' : 'copying'}`, cache, pageBytes: this.options.pageBytes, pages: this.pages, batch: plan.batch, inFlight: plan.inFlight, buffers, bytes,
-            recycles: false, removeAll: async () => await this.options.bucket.removeAll(`${prefix}hicache/`), mix: { pages: 0, writes: 0, reads: 0 }, lookups: 0,
+            recycles: false, removeAll: async () => await place.removeBelow('hicache/'), mix: { pages: 0, writes: 0, reads: 0 }, lookups: 0,
             steps: ownSteps(plan.measured, false),
           })
           this.ours.push({ arm, zeroCopy })
@@ -86,11 +84,11 @@ export class ObjectBench {
   }
 
   private makePeers(): void {
-    const { plan, bench, endpoint, credentials, ca, bucket, prefix, pageBytes } = this.options
+    const { plan, bench, endpoint, credentials, ca, place, pageBytes } = this.options
     const { only, measured } = plan
     const common = (name: string): Omit<ObjectPeerOptions, 'credentials'> => ({
-      endpoint, prefix: `${prefix}${name}/`, pageBytes, pages: this.pages, concurrency: plan.pagesAtOnce, steps: objectPeerSteps(measured),
-      removeAll: async ofArm => await bucket.removeAll(ofArm),
+      endpoint, prefix: `${place.prefix}${name}/`, pageBytes, pages: this.pages, concurrency: plan.pagesAtOnce, steps: objectPeerSteps(measured),
+      removeAll: async () => await place.removeBelow(`${name}/`),
     })
     if (only.has('loop')) this.peers.push(new CurlLoopArm({ bench, ...common('loop') }))
     if (credentials === null) {

@@ -14,8 +14,8 @@ export interface ObjectPeerOptions {
   /** Requests at once, each on a connection of its own. */
   readonly concurrency: number
   readonly steps: ReadonlySet<BenchOp>
-  /** Removes all objects of a prefix. */
-  removeAll(prefix: string): Promise<void>
+  /** Removes what the arm stored. */
+  removeAll(): Promise<void>
 }
 
 /** Ordinary memory: sockets are not written from that of WebAssembly. */

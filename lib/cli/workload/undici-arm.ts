@@ -58,7 +58,7 @@ export class UndiciArm implements BenchArm {
     })
   }
 
-  async discard(): Promise<void> { await this.options.removeAll(this.options.prefix) }
+  async discard(): Promise<void> { await this.options.removeAll() }
 
   async close(): Promise<void> { await this.pool?.close() }
 

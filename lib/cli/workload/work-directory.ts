@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { HiCacheError } from '../../error.js'
 import { formatBytes } from '../format.js'
+import type { WorkPlace } from './work-place.js'
 
 export interface WorkDirectoryOptions {
   /** Exactly this directory; it is made when it is not there. */
@@ -13,12 +14,14 @@ export interface WorkDirectoryOptions {
 }
 
 /** The storage directories of one run of replay, demo or bench, and whether they are its own to remove. */
-export class WorkDirectory {
+export class WorkDirectory implements WorkPlace {
   private constructor(
     readonly paths: readonly string[],
     /** The directories were made for this run. */
     readonly fresh: boolean,
   ) {}
+
+  get open(): { readonly storageDir: readonly string[] } { return { storageDir: this.paths } }
 
   static async make(options: WorkDirectoryOptions): Promise<WorkDirectory> {
     try {
@@ -68,4 +71,6 @@ export class WorkDirectory {
     if (!this.fresh) return
     for (const path of this.paths) await rm(path, { recursive: true, force: true })
   }
+
+  close(): void { /* Nothing is open. */ }
 }
