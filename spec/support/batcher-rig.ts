@@ -1,11 +1,12 @@
 import { Arena } from '../../lib/memory/arena.js'
 import { Metrics, type Gauges } from '../../lib/observe/metrics.js'
 import { FileLayout } from '../../lib/storage/file-layout.js'
-import { Batcher } from '../../lib/transfer/batcher.js'
+import { Batcher, type BatcherOptions } from '../../lib/transfer/batcher.js'
 import { CallScope, type CallOptions } from '../../lib/transfer/call-scope.js'
 import { CompletionWords } from '../../lib/transfer/completion-words.js'
 import type { BatchResult, NativeAddon } from '../../lib/transfer/native-binding.js'
-import { DESCRIPTOR_STRIDE, Field, META_BYTES_MAX, RESULT_STRIDE, Status, WORD_STATE_BITS, WordState } from '../../lib/transfer/protocol.js'
+import type { PageNaming } from '../../lib/transfer/page-naming.js'
+import { DESCRIPTOR_STRIDE, Field, META_BYTES_MAX, RESULT_STRIDE, ResultField, Status, WORD_STATE_BITS, WordState } from '../../lib/transfer/protocol.js'
 import { TransferRequest, type RequestMemory, type RequestResult } from '../../lib/transfer/transfer-request.js'
 import type { WorkerPool } from '../../lib/transfer/worker-pool.js'
 
@@ -16,6 +17,7 @@ export class RigBatch {
   readonly count: number
   readonly #words: CompletionWords
   readonly #results: Float64Array
+  readonly #metas: Uint8Array
   readonly #resolve: (answer: BatchResult) => void
   readonly #reject: (error: unknown) => void
 
@@ -25,6 +27,7 @@ export class RigBatch {
     this.count = descriptors.length / DESCRIPTOR_STRIDE
     this.#words = words
     this.#results = new Float64Array(this.count * RESULT_STRIDE)
+    this.#metas = new Uint8Array(this.count * META_BYTES_MAX)
     this.#resolve = resolve
     this.#reject = reject
   }
@@ -32,13 +35,15 @@ export class RigBatch {
   field(i: number, name: keyof typeof Field): number { return this.descriptors[i * DESCRIPTOR_STRIDE + Field[name]]! }
   start(i = 0): void { this.#say(i, WordState.started) }
   /** Neither native code nor the kernel touches the operation's memory any more. */
-  done(i = 0, status: number = Status.ok): void {
+  done(i = 0, status: number = Status.ok, more: { errno?: number; text?: string } = {}): void {
     this.#say(i, WordState.done)
     this.#results[i * RESULT_STRIDE] = status
+    this.#results[i * RESULT_STRIDE + ResultField.errno] = more.errno ?? 0
+    if (more.text !== undefined) this.#metas.set(new TextEncoder().encode(more.text), i * META_BYTES_MAX)
   }
 
   async answer(): Promise<void> {
-    this.#resolve({ results: this.#results, metas: new Uint8Array(this.count * META_BYTES_MAX) })
+    this.#resolve({ results: this.#results, metas: this.#metas })
     await settled()
   }
 
@@ -70,7 +75,8 @@ export class BatcherRig {
   readonly arena: Arena
   readonly batcher: Batcher
 
-  constructor({ inFlightBytesMax = 12 * 1024 * 1024, whenFull = 'wait' }: { inFlightBytesMax?: number; whenFull?: 'wait' | 'reject' } = {}) {
+  constructor({ inFlightBytesMax = 12 * 1024 * 1024, whenFull = 'wait', layout = new FileLayout({ suffix: '', fingerprint: '' }, 1, 'flat'), onDirectory = () => {} }:
+  { inFlightBytesMax?: number; whenFull?: 'wait' | 'reject'; layout?: PageNaming; onDirectory?: BatcherOptions['onDirectory'] } = {}) {
     const addon = { registerMemory: () => 1, cancel: () => {} } as unknown as NativeAddon
     this.arena = new Arena(16 * 1024 * 1024, addon)
     const pool = {
@@ -80,8 +86,7 @@ export class BatcherRig {
       })
     } as unknown as WorkerPool
     this.batcher = new Batcher({
-      arena: this.arena, words: this.words, pool, addon, layout: new FileLayout({ suffix: '', fingerprint: '' }, 1, 'flat'), metrics: this.metrics, inFlightBytesMax, whenFull,
-      onDirectory: () => {}
+      arena: this.arena, words: this.words, pool, addon, layout, metrics: this.metrics, inFlightBytesMax, whenFull, onDirectory
     }, 1)
   }
 
