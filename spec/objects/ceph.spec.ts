@@ -22,7 +22,8 @@ describeRadosgw('the server of the object specs', gateway => {
   it('refuses a wrong secret, and another user', async () => {
     const bucket = await gateway().bucket()
     const list = new ListObjectsV2Command({ Bucket: bucket })
-    expect(await refusal(gateway().client({ accessKey: gateway().accessKey, secretKey: 'wrong' }).send(list))).to.deep.equal({ status: 403, code: 'SignatureDoesNotMatch' })
+    const { accessKey } = gateway()
+    expect(await refusal(gateway().client({ accessKey, secretKey: 'wrong' }).send(list))).to.deep.equal({ status: 403, code: 'SignatureDoesNotMatch' })
     expect(await refusal(gateway().client({ accessKey: 'NOBODY', secretKey: 'wrong' }).send(list))).to.deep.equal({ status: 403, code: 'InvalidAccessKeyId' })
     expect(await refusal(gateway().client(await gateway().user()).send(list))).to.deep.equal({ status: 403, code: 'AccessDenied' })
   })
