@@ -70,7 +70,7 @@ export class ObjectBench {
           const { buffers, bytes } = pageBuffers(cache, zeroCopy, plan.pagesAtOnce, this.options.pageBytes)
           const arm = new HiCacheArm({
             name: `hicache-object-${zeroCopy ? 'zero-copy' : 'copying'}`, cache, pageBytes: this.options.pageBytes, pages: this.pages, batch: plan.batch, inFlight: plan.inFlight, buffers, bytes,
-            recycles: false, removeAll: async () => await place.removeBelow('hicache/'), mix: { pages: 0, writes: 0, reads: 0 }, lookups: 0,
+            recycles: false, removeAll: async () => await place.removeBelow('hicache/'), mix: { pages: 0, writes: 0, reads: 0 }, lookups: 0, watches: false,
             steps: ownSteps(plan.measured, false),
           })
           this.ours.push({ arm, zeroCopy })
@@ -135,7 +135,7 @@ export class ObjectBench {
           bestPeer: best?.name ?? null, ratioToBestPeer: toBest === null ? null : round3(toBest.median),
           ratioToBestPeerMin: toBest === null ? null : round3(toBest.min), ratioToBestPeerMax: toBest === null ? null : round3(toBest.max),
           against: Object.fromEntries(others.map(other => [other.name, against(summary, other)])), mix: null,
-          longestCallbackMs: round3(summary.longestCallbackMs ?? Number.NaN), longestStallMs: round3(summary.longestStallMs ?? Number.NaN), peakRssBytes: summary.rssBytes ?? Number.NaN,
+          longestCallbackMs: Number.NaN, longestStallMs: Number.NaN, peakRssBytes: summary.rssBytes ?? Number.NaN,
           arenaBytes: this.arenaBytes, capacityBytes: null, rounds: summary.rounds,
         })
       }

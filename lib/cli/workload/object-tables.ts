@@ -46,7 +46,6 @@ export class ObjectTables {
     const { runs, leftOut } = this.report
     const rows: string[][] = []
     if (runs.length > 0) {
-      rows.push(['main thread', `held up by a callback for ${Math.max(...runs.map(run => run.longestCallbackMs)).toFixed(1)} ms at most`])
       const fullest = runs.reduce((most, run) => run.peakRssBytes > most.peakRssBytes ? run : most)
       rows.push(['memory', `${formatBytes(fullest.peakRssBytes)} resident at most, ${formatBytes(fullest.arenaBytes)} of it arena; what the others hold counts too`])
     }
