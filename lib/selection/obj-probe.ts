@@ -69,7 +69,8 @@ async function answerOf(bucket: ObjectBucket, asked: boolean): Promise<ProbeResu
     // HEAD has no body to say why.
     if (response.status >= 300 && response.status < 500) {
       const said = await bucket.client.request({ method: 'GET', key: '', query: { 'list-type': '2', 'max-keys': '1' }, timeoutMs: ANSWER_MS_MAX, retries: 1 })
-      if (said.status >= 300) response = { ...said, headers: { ...response.headers, ...said.headers } }
+      // It may be no refusal any more: of a clock that is wrong only an answer with a body tells, and then it is mended.
+      response = { ...said, headers: { ...response.headers, ...said.headers } }
     }
   } catch (error) {
     if (HiCacheError.is(error)) throw error

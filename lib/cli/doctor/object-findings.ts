@@ -24,7 +24,7 @@ const PROBE_HEADER = 'x-amz-meta-hicache-nixl-probe'
 const SKEW_MS_WARN = 5000
 /** What S3 refuses. */
 const SKEW_MS_FAIL = 15 * 60_000
-const NTP = 'synchronise this machine\'s clock (timedatectl set-ntp true)'
+const NTP = 'synchronise this machine\'s clock by NTP (timedatectl set-ntp true)'
 /** CURLcodes of TLS: what the library itself does not trust. */
 const TLS_ERRORS: ReadonlySet<number> = new Set([35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91])
 
