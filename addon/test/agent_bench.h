@@ -1,5 +1,5 @@
-// What the tests of the agent share: memory and words that are registered, a plugin and an agent over one directory, and batches that are
-// handed in and waited for.
+// What the tests of the agent share: memory and words that are registered, a plugin and an agent over one directory (or over another plugin), and batches that
+// are handed in and waited for.
 #pragma once
 
 #include <poll.h>
@@ -42,6 +42,9 @@ struct AgentBench {
     auto plugin = try_create_posix_plugin(options, queue, refusal);
     if (plugin == nullptr) return;
     agent = std::make_unique<Agent>(Words{words.data(), words.size(), word_region}, queue, std::move(plugin));
+  }
+  AgentBench(size_t memory_slot_bytes, size_t memory_slots, std::unique_ptr<Plugin> plugin) : slot_bytes(memory_slot_bytes), memory(memory_slot_bytes * memory_slots) {
+    if (plugin != nullptr) agent = std::make_unique<Agent>(Words{words.data(), words.size(), word_region}, queue, std::move(plugin));
   }
   ~AgentBench() {
     MemoryRegistry::instance().remove(region->id);

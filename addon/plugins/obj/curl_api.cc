@@ -14,8 +14,8 @@ constexpr char path_variable[] = "HICACHE_NIXL_LIBCURL_PATH";
 constexpr char remedy_text[] = "install libcurl 7.73 or newer (Debian: apt-get install libcurl4), or name the file in HICACHE_NIXL_LIBCURL_PATH";
 constexpr unsigned version_min = 0x074900;  // 7.73.0: every option that is set here
 
-// Inside of Node, libcurl's calls of OpenSSL would bind to Node's own OpenSSL, another version. The address sanitizer refuses the flag.
-#if defined(__SANITIZE_ADDRESS__)
+// Inside of Node, libcurl's calls of OpenSSL would bind to Node's own OpenSSL, another version. The sanitizers refuse the flag.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int load_flags = RTLD_NOW | RTLD_LOCAL;
 #else
 constexpr int load_flags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;

@@ -1,9 +1,12 @@
 #include "plugins/obj/http_loop.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include <algorithm>
@@ -346,6 +349,9 @@ void HttpLoop::socket_changed(int socket, int what, void* known) {
     api_.multi_assign(multi_, socket, nullptr);
     return;
   }
+  // Servers that send an answer in two pieces, and wait for the first to be acknowledged (radosgw unless tcp_nodelay is set), would otherwise take 40 ms a request.
+  const int at_once = 1;
+  if (what & curl::poll::in) ::setsockopt(socket, IPPROTO_TCP, TCP_QUICKACK, &at_once, sizeof(at_once));
   epoll_event event{};
   event.data.fd = socket;
   event.events = (what & curl::poll::in ? static_cast<uint32_t>(EPOLLIN) : 0u) | (what & curl::poll::out ? static_cast<uint32_t>(EPOLLOUT) : 0u);

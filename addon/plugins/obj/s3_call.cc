@@ -172,7 +172,7 @@ bool certificate_failed(int code) {
 }
 
 bool worth_another(const S3Answer& answer) {
-  if (answer.status == 0) return !answer.certificate && answer.curl_code != curl::url_malformat && answer.curl_code != curl::out_of_memory;
+  if (answer.status == 0) return answer.code.empty() && !answer.certificate && answer.curl_code != curl::url_malformat && answer.curl_code != curl::out_of_memory;
   if (answer.status >= 500) return answer.status != 501 && answer.status != 505;
   return answer.status == 429 || answer.status == 408 || answer.code == "RequestTimeout" || answer.code == "SlowDown" || answer.code == "ConditionalRequestConflict" ||
          answer.code == "OperationAborted";

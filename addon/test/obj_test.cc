@@ -1,0 +1,324 @@
+// The object plugin's threads, coroutines and memory under the sanitizers: every operation, every way in which one can fail, be called off, or be left behind.
+#include "plugins/obj/obj_plugin.h"
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "plugins/obj/credentials.h"
+#include "plugins/obj/object_client.h"
+#include "plugins/obj/object_record.h"
+#include "test/agent_bench.h"
+#include "test/check.h"
+#include "test/tiny_s3.h"
+
+using namespace hicache;
+
+namespace {
+
+constexpr size_t memory_slot_bytes = 12 << 20, memory_slots = 4;
+constexpr char path_of_bucket[] = "/bucket/";
+
+struct Ask {
+  Op op;
+  std::string name;
+  size_t slot = 0;
+  size_t length = 0;
+  uint32_t flags = 0;
+  uint64_t left_ms = 20'000;
+  std::string identity = "me";
+  size_t offset = 0;  // in the slot
+};
+
+std::unique_ptr<Plugin> plugin_for(const TinyS3& server, uint32_t credentials, unsigned threads, unsigned connections, bool checksums = false) {
+  ObjectOptions options;
+  options.endpoint = server.endpoint();
+  options.region = "us-east-1";
+  options.bucket = "bucket";
+  options.credentials = credentials;
+  options.threads = threads;
+  options.connections = connections;
+  options.multipart_bytes = 6 << 20;
+  options.send_checksum = options.ask_checksum = checksums;
+  curl::Refusal refusal;
+  auto plugin = try_create_obj_plugin(options, refusal);
+  if (plugin == nullptr) std::printf("%s\n", refusal.reason.c_str());
+  return plugin;
+}
+
+struct Bench : AgentBench {
+  explicit Bench(std::unique_ptr<Plugin> plugin) : AgentBench(memory_slot_bytes, memory_slots, std::move(plugin)) {}
+
+  std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first) {
+    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
+      one[field::op] = static_cast<double>(asks[i].op);
+      one[field::flags] = asks[i].flags;
+      one[field::name_offset] = static_cast<double>(blob.size());
+      one[field::name_length] = static_cast<double>(asks[i].name.size());
+      blob += asks[i].name;
+      one[field::record_offset] = static_cast<double>(blob.size());
+      one[field::identity_length] = static_cast<double>(asks[i].identity.size());
+      one[field::meta_length] = 4;
+      blob += asks[i].identity + "meta";
+      one[field::region] = region->id;
+      one[field::memory_offset] = static_cast<double>(asks[i].slot * slot_bytes + asks[i].offset);
+      one[field::length] = static_cast<double>(asks[i].length);
+      one[field::file_offset] = static_cast<double>(asks[i].left_ms);
+    }, first, nullptr);
+  }
+  std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
+    size_t first;
+    const auto answer = submit(asks, first);
+    wait_for(*answer, first, asks.size());
+    return answer;
+  }
+  void expect(const Ask& ask, Status status) {
+    test_context() = ask.name;
+    const auto answer = run({ask});
+    if (answer->status() != status) check_failed(__FILE__, __LINE__, "status " + std::to_string(static_cast<int>(answer->status())) + " " + answer->metas[0]);
+  }
+  bool same(size_t a, size_t b, size_t length) { return std::memcmp(slot(a), slot(b), length) == 0; }
+};
+
+Ask write(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_write, name, slot, length, flags}; }
+Ask read(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_read, name, slot, length, flags}; }
+
+void plain(uint32_t credentials, bool checksums) {
+  TinyS3 server;
+  Bench bench(plugin_for(server, credentials, 2, 4, checksums));
+  bench.fill(0, 100'000, 1);
+  bench.fill(2, 100'000, 2);
+  bench.expect(write("page", 0, 100'000), Status::ok);
+  bench.expect(write("page", 0, 100'000), Status::already_there);
+  bench.expect(write("page", 0, 100'000, flag::compare_first), Status::already_there);
+  bench.expect(read("page", 1, 100'000), Status::ok);
+  CHECK(bench.same(0, 1, 100'000));
+  bench.expect(write("page", 2, 100'000), Status::ok);
+  bench.expect(read("page", 1, 100'000), Status::ok);
+  CHECK(bench.same(2, 1, 100'000));
+  bench.expect(write("page", 0, 100'000, flag::compare_first), Status::ok);
+  bench.expect(write("page", 2, 100'000, flag::replace), Status::ok);
+  const auto length = bench.run({read("page", 1, 50'000)});
+  CHECK(length->status() == Status::length && length->length() == 100'000);
+  bench.expect({Op::page_read, "page", 1, 100'000, 0, 20'000, "you"}, Status::identity);
+  bench.expect({Op::page_check, "page", 0, 0, 0, 20'000, "you"}, Status::identity);
+  bench.expect({Op::page_delete, "page", 0, 0, 0, 20'000, "you"}, Status::identity);
+  const auto check = bench.run({{Op::page_check, "page"}});
+  CHECK(check->status() == Status::ok && check->length() == 100'000 && check->metas[0] == "meta");
+  bench.expect({Op::page_delete, "page"}, Status::ok);
+  bench.expect({Op::page_delete, "page"}, Status::absent);
+  bench.expect({Op::page_check, "page"}, Status::absent);
+  bench.expect(read("page", 1, 100'000), Status::absent);
+  bench.expect({Op::page_touch, "page"}, Status::error);
+  bench.expect(write("empty", 0, 0), Status::ok);
+  bench.expect(read("empty", 1, 0), Status::ok);
+
+  // Somebody else's object, and one of a version to come.
+  server.change(std::string(path_of_bucket) + "foreign", [](TinyS3::Object& object) { object.body = std::string(1000, 'x'); });
+  bench.expect(read("foreign", 1, 1000), Status::absent);
+  bench.expect(read("foreign", 1, 1000, flag::accept_unverified), Status::unverified);
+  server.change(std::string(path_of_bucket) + "foreign", [](TinyS3::Object& object) { object.record = "2.later"; });
+  bench.expect(read("foreign", 1, 1000), Status::error);
+  bench.expect(write("foreign", 0, 1000), Status::error);
+
+  // Altered bytes, and altered metadata: a miss, and the next write mends it.
+  bench.expect(write("altered", 0, 100'000), Status::ok);
+  server.change(std::string(path_of_bucket) + "altered", [](TinyS3::Object& object) { object.body[7] ^= 1; });
+  bench.expect(read("altered", 1, 100'000), Status::corrupt);
+  bench.expect(write("altered", 0, 100'000, flag::replace), Status::ok);
+  bench.expect(read("altered", 1, 100'000), Status::ok);
+  server.change(std::string(path_of_bucket) + "altered", [](TinyS3::Object& object) { object.record[2] ^= 1; });
+  bench.expect(read("altered", 1, 100'000), Status::corrupt);
+  bench.expect(write("altered", 0, 100'000), Status::ok);
+}
+
+void in_parts(uint32_t credentials) {
+  TinyS3 server;
+  Bench bench(plugin_for(server, credentials, 1, 3));
+  const size_t large = 11'000'001;
+  bench.fill(0, large, 1);
+  bench.fill(2, large, 9);
+  bench.expect(write("large", 0, large), Status::ok);
+  bench.expect(read("large", 1, large), Status::ok);
+  CHECK(bench.same(0, 1, large));
+  bench.expect(write("large", 2, large, flag::replace), Status::ok);
+  bench.expect(read("large", 1, large), Status::ok);
+  CHECK(bench.same(2, 1, large));
+  server.plan("partNumber=2", '5', 2);
+  server.plan("partNumber=1", 'r', 1);
+  bench.expect(write("tried", 0, large), Status::ok);
+  server.plan("tried", 'c', 2);
+  bench.expect(read("tried", 1, large), Status::ok);
+  CHECK(bench.same(0, 1, large));
+  server.plan("partNumber=2", '5', 10);
+  bench.expect(write("given-up", 0, large), Status::unavailable);
+  CHECK_EQ(server.uploads(), 0u);
+  bench.expect(read("given-up", 1, large), Status::absent);
+  const auto length = bench.run({read("large", 1, large - 7)});
+  CHECK(length->status() == Status::length && length->length() == large);
+  // Called off in the middle: nothing of it stays.
+  server.plan("partNumber", 'h', 2);
+  size_t first;
+  const auto answer = bench.submit({write("off", 0, large)}, first);
+  server.wait_held(2);
+  CHECK(bench.change(first, word_state::started, word_state::cancelling));
+  request_cancel_everywhere();
+  bench.process_until([&] { return answer->there; });
+  server.release();
+  bench.process_until([&] { return bench.agent->idle(); });
+  CHECK_EQ(server.uploads(), 0u);
+}
+
+void faults(uint32_t credentials) {
+  TinyS3 server;
+  Bench bench(plugin_for(server, credentials, 2, 4));
+  bench.fill(0, 200'000, 3);
+  for (const char fault : {'5', 's', 'r'}) {
+    const std::string name = std::string("fault-") + fault;
+    server.plan(name, fault, 2);
+    bench.expect(write(name, 0, 200'000), Status::ok);
+    server.plan(name, fault, 2);
+    bench.expect(read(name, 1, 200'000), Status::ok);
+    CHECK(bench.same(0, 1, 200'000));
+    server.plan(name, fault, 2);
+    bench.expect({Op::page_check, name}, Status::ok);
+    server.plan(name, fault, 2);
+    bench.expect({Op::page_delete, name}, Status::ok);
+    server.plan(name, fault, 100);
+    bench.expect(write(name, 0, 200'000), Status::unavailable);
+  }
+  server.plan("conditional", 'n', 1);
+  bench.expect(write("conditional", 0, 200'000), Status::ok);
+  bench.expect(write("body", 0, 200'000), Status::ok);
+  server.plan("body", 'c', 1);
+  bench.expect(read("body", 1, 200'000), Status::ok);
+  CHECK(bench.same(0, 1, 200'000));
+  server.plan("body", 'w', 1);
+  bench.expect(read("body", 1, 200'000), Status::ok);
+  CHECK(bench.same(0, 1, 200'000));
+  server.plan("body", 'w', 2);
+  bench.expect(read("body", 1, 200'000), Status::corrupt);
+}
+
+// Many at once, from several threads' worth of connections; some are called off while they wait, some while they run.
+void many(uint32_t credentials) {
+  TinyS3 server;
+  Bench bench(plugin_for(server, credentials, 3, 6));
+  bench.fill(0, 70'000, 5);
+  for (int round = 0; round < 5; round++) {
+    std::vector<Ask> asks;
+    for (int i = 0; i < 60; i++) asks.push_back(write("many-" + std::to_string(round) + "-" + std::to_string(i), 0, 70'000));
+    const auto answer = bench.run(asks);
+    for (size_t i = 0; i < asks.size(); i++) CHECK(answer->status(i) == Status::ok);
+    for (size_t i = 0; i < asks.size(); i++) {
+      asks[i] = read(asks[i].name, 1, 70'000);
+      asks[i].offset = i * 70'000;
+    }
+    const auto got = bench.run(asks);
+    for (size_t i = 0; i < asks.size(); i++) CHECK(got->status(i) == Status::ok && std::memcmp(bench.slot(0), bench.slot(1) + i * 70'000, 70'000) == 0);
+  }
+
+  server.plan("held", 'h', 100);
+  std::vector<Ask> asks;
+  for (int i = 0; i < 20; i++) asks.push_back(read("held-" + std::to_string(i), 1, 70'000));
+  size_t first;
+  const auto answer = bench.submit(asks, first);
+  server.wait_held(6);
+  for (size_t i = 0; i < asks.size(); i++) {
+    if (!bench.change((first + i) % bench.words.size(), word_state::queued, word_state::cancelled)) CHECK(bench.change((first + i) % bench.words.size(), word_state::started, word_state::cancelling));
+  }
+  request_cancel_everywhere();
+  bench.process_until([&] { return answer->there; });
+  server.release();
+  bench.process_until([&] { return bench.agent->idle(); });
+  for (size_t i = 0; i < asks.size(); i++) CHECK(answer->status(i) == Status::cancelled || answer->error(i) == ECANCELED);
+}
+
+// An agent that ends with requests under way: they are called off, and their connections closed.
+void left_behind(uint32_t credentials) {
+  TinyS3 server;
+  {
+    Bench bench(plugin_for(server, credentials, 2, 4));
+    server.plan("held", 'h', 100);
+    std::vector<Ask> asks;
+    for (int i = 0; i < 12; i++) asks.push_back(read("held-" + std::to_string(i), 0, 1000));
+    size_t first;
+    const auto answer = bench.submit(asks, first);
+    server.wait_held(4);
+    bench.agent->stop();
+    CHECK(bench.agent->drain(10'000));
+    CHECK(answer->there);
+    bench.agent.reset();
+  }
+  server.release();
+  server.wait_closed();
+}
+
+void no_server(uint32_t credentials) {
+  std::string endpoint;
+  {
+    TinyS3 gone;
+    endpoint = gone.endpoint();
+  }
+  ObjectOptions options;
+  options.endpoint = endpoint;
+  options.region = "us-east-1";
+  options.bucket = "bucket";
+  options.credentials = credentials;
+  curl::Refusal refusal;
+  Bench bench(try_create_obj_plugin(options, refusal));
+  bench.expect(read("page", 0, 1000), Status::unavailable);
+  // No time for a second try.
+  bench.expect({Op::page_read, "page", 0, 1000, 0, 1}, Status::unavailable);
+  const uint32_t taken_back = CredentialStore::instance().set(0, {"a", "b", ""});
+  CredentialStore::instance().remove(taken_back);
+  options.credentials = taken_back;
+  Bench unsigned_bench(try_create_obj_plugin(options, refusal));
+  unsigned_bench.expect(read("page", 0, 1000), Status::refused);
+}
+
+void client(uint32_t credentials) {
+  TinyS3 server;
+  ObjectOptions options;
+  options.endpoint = server.endpoint();
+  options.region = "us-east-1";
+  options.bucket = "bucket";
+  options.credentials = credentials;
+  curl::Refusal refusal;
+  ObjectClient client(*curl::load(refusal), options);
+  CHECK_EQ(client.request({"PUT", "key", {}, {}, "a body", 5000, 0}).status, 200);
+  CHECK_EQ(client.request({"GET", "key", {}, {}, "", 5000, 0}).body, "a body");
+  CHECK_EQ(client.request({"GET", "other", {}, {}, "", 5000, 0}).code, "NoSuchKey");
+  server.plan("held", 'h', 100);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; i++) {
+    threads.emplace_back([&] { CHECK(client.request({"GET", "held", {}, {}, "", 60'000, 0}).result == S3Result::cancelled); });
+  }
+  server.wait_held(4);
+  client.close();
+  for (std::thread& thread : threads) thread.join();
+  CHECK(client.request({"GET", "key", {}, {}, "", 5000, 0}).result == S3Result::cancelled);
+  server.release();
+}
+
+}  // namespace
+
+int main() {
+  curl::Refusal refusal;
+  if (curl::load(refusal) == nullptr) {
+    std::printf("obj_test: NOTHING was tested: %s (%s)\n", refusal.reason.c_str(), refusal.remedy.c_str());
+    return 0;
+  }
+  const uint32_t credentials = CredentialStore::instance().set(0, {"AKEXAMPLE", "a secret that nobody sees", "a token"});
+  plain(credentials, false);
+  plain(credentials, true);
+  in_parts(credentials);
+  faults(credentials);
+  many(credentials);
+  left_behind(credentials);
+  no_server(credentials);
+  client(credentials);
+  return 0;
+}
