@@ -73,10 +73,33 @@ describe('arguments of the native agent', () => {
     expect((await rig.agent.submit(descriptors, blob, false)).metas.length).to.equal(0)
   })
 
+  it('refuses places of objects that are wrong, and says which', () => {
+    const good = { endpoint: 'http://127.0.0.1:1', region: 'us-east-1', bucket: 'b', virtualAddressing: false, credentials: 0 }
+    for (const [wrong, text] of [
+      [undefined, /objects/], [{ ...good, endpoint: '' }, /endpoint/], [{ ...good, endpoint: 'ftp://127.0.0.1' }, /http/], [{ ...good, region: 5 }, /region/], [{ ...good, bucket: '' }, /bucket/],
+      [{ ...good, virtualAddressing: 'no' }, /virtualAddressing/], [{ ...good, credentials: -1 }, /credentials/], [{ ...good, caBundle: 5 }, /caBundle/], [{ ...good, proxy: 'a\0b' }, /proxy/],
+      [{ ...good, threads: 0 }, /threads/], [{ ...good, connections: 0 }, /connections/], [{ ...good, multipartBytes: 0.5 }, /multipartBytes/], [{ ...good, sendChecksum: 1 }, /sendChecksum/]
+    ] as const) {
+      refused(() => new addon.Agent({ plugin: 'OBJ', words: new Int32Array(new SharedArrayBuffer(8)), objects: wrong } as never), text)
+    }
+    const { objects } = addon
+    refused(() => objects.setCredentials(5 as never), /credentials/)
+    refused(() => objects.setCredentials({ accessKey: 'a\r\nb', secretKey: 'c', sessionToken: '' }), /line ends/)
+    refused(() => objects.setCredentials({ accessKey: 'a', secretKey: 'c', sessionToken: '' }, 4_000_000), /id/)
+    expect(objects.releaseCredentials(4_000_000)).to.equal(false)
+    refused(() => new objects.Client(undefined as never), /where/)
+    const client = new objects.Client(good)
+    refused(() => client.request(undefined as never), /request/)
+    refused(() => client.request({ method: 'GET', key: 'a', timeoutMs: 0 }), /timeoutMs/)
+    refused(() => client.request({ method: 'GET', key: 'a', timeoutMs: 1000, headers: { a: 'b\r\nc: d' } }), /line ends/)
+    refused(() => client.request({ method: 'GET', key: 'a', timeoutMs: 1000, body: 5 as never }), /body/)
+    client.close()
+    expect(() => client.request({ method: 'GET', key: 'a', timeoutMs: 1000 })).to.throw(/closed/).with.property('code', 'ERR_CLOSED')
+  })
   it('refuses options that are wrong, and says which', () => {
     const good = { plugin: 'POSIX', engine: 'aio', words: new Int32Array(new SharedArrayBuffer(8)), directories: [{ path: rig.shared.directory, direct: false, engine: false }] } as const
     for (const [wrong, text] of [
-      [undefined, /options/], [{ ...good, plugin: 'OBJ' }, /plugin/], [{ ...good, engine: 5 }, /engine/], [{ ...good, words: new Uint8Array(8) }, /words/],
+      [undefined, /options/], [{ ...good, plugin: 'GDS' }, /plugin/], [{ ...good, plugin: 'OBJ' }, /objects/], [{ ...good, engine: 5 }, /engine/], [{ ...good, words: new Uint8Array(8) }, /words/],
       [{ ...good, words: new Int32Array(0) }, /words/], [{ ...good, directories: [] }, /directories/], [{ ...good, directories: [5] }, /directory/],
       [{ ...good, directories: [{ path: '' }] }, /path/], [{ ...good, directories: [{ path: 'a', direct: 'yes' }] }, /direct/],
       [{ ...good, queueDepth: 0 }, /queueDepth/], [{ ...good, threads: 1000 }, /threads/], [{ ...good, drainMs: -1 }, /drainMs/]
