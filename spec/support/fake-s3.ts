@@ -17,6 +17,8 @@ export interface FakeRequest {
   readonly headers: Readonly<Record<string, string>>
   /** Which connection it came on, counted from 1. */
   readonly socket: number
+  /** When its headers were there; performance.now(). */
+  readonly arrivedAt: number
   /** Of the body, so far. */
   bodyBytes: number
   /** Of the answer; 0: none yet, or never. */
@@ -49,6 +51,8 @@ export class FakeS3 {
   readonly requests: FakeRequest[] = []
   /** How much the server's clock is ahead of ours. */
   clockSkewMs = 0
+  /** Asked of every request that no planned fault strikes: what goes wrong with it; null: nothing. For trials. */
+  chance: ((request: FakeRequest) => FakeTrouble | null) | null = null
   #port = 0
   #server: Server | undefined
   readonly #sockets = new Map<Socket, number>()
@@ -114,11 +118,14 @@ export class FakeS3 {
     const headers = Object.fromEntries(Object.entries(message.headers).map(([name, value]) => [name, Array.isArray(value) ? value.join(',') : value ?? '']))
     const { bucket, key, query } = targetOf(message.url!, headers['host'] ?? '')
     const record: FakeRequest = {
-      method: message.method!, url: message.url!, key, query, headers, socket: this.#sockets.get(socket) ?? 0, bodyBytes: 0, status: 0, outcome: 'open'
+      method: message.method!, url: message.url!, key, query, headers, socket: this.#sockets.get(socket) ?? 0,
+      arrivedAt: performance.now(), bodyBytes: 0, status: 0, outcome: 'open'
     }
     this.requests.push(record)
     response.on('close', () => { if (record.outcome === 'open') record.outcome = response.writableFinished ? 'answered' : 'left' })
     const struck = this.#faults.filter(planned => planned.strikes(record.method, key, query))
+    const chanced = struck.length === 0 ? this.chance?.(record) ?? null : null
+    if (chanced !== null) struck.push(this.#strike(chanced, response))
     const trouble: Troubles = (kind, when) => {
       const planned = struck.find(({ fault }) => fault.kind === kind && (when === undefined || ('when' in fault && fault.when === when)))
       return planned && { ...planned.fault as Kind<typeof kind>, planned }
@@ -131,6 +138,17 @@ export class FakeS3 {
       // The client left while its body was read. Anything else is a mistake of this file, and has to be seen.
       if (!message.destroyed && !socket.destroyed) throw failure
     }
+  }
+
+  /** A fault for this one request. */
+  #strike(trouble: FakeTrouble, response: ServerResponse): PlannedFault {
+    const planned = this.plan(trouble)
+    response.once('close', () => {
+      planned.end()
+      this.#faults = this.#faults.filter(other => other !== planned)
+    })
+    planned.struck = 1
+    return planned
   }
 
   /** What to answer; null: nothing, but a reset. */

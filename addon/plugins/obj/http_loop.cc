@@ -46,7 +46,9 @@ struct HttpCallbacks {
   // Only to the beginning, when libcurl sends everything again over another connection.
   static int seek(void* at, int64_t offset, int origin) {
     if (origin != SEEK_SET || offset < 0) return 1;
-    static_cast<HttpExchange*>(at)->body_at_ = static_cast<uint64_t>(offset);
+    auto& exchange = *static_cast<HttpExchange*>(at);
+    exchange.sent_again = true;
+    exchange.body_at_ = static_cast<uint64_t>(offset);
     return 0;
   }
   static size_t header(char* from, size_t size, size_t count, void* at) {
@@ -183,7 +185,7 @@ void HttpLoop::take_posted() {
 
 void HttpLoop::enqueue(HttpExchange& exchange) {
   exchange.code = exchange.status = exchange.os_errno = 0;
-  exchange.cancelled = false;
+  exchange.cancelled = exchange.sent_again = false;
   exchange.error_text[0] = '\0';
   exchange.body_at_ = 0;
   exchange.place_ = HttpExchange::Place::waiting;

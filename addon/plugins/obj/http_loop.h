@@ -42,6 +42,8 @@ class HttpExchange {
   // How it ended: libcurl's code, and what it says; the status is 0 when there was no answer.
   int code = 0, status = 0, os_errno = 0;
   bool cancelled = false;
+  // libcurl has sent it a second time: the connection that it had used before was gone, perhaps with the answer.
+  bool sent_again = false;
   char error_text[curl::error_text_bytes] = {};
 
  protected:

@@ -187,7 +187,7 @@ Task<Outcome> PageTransfer::remove() {
   const S3Answer answer = co_await caller_.call(scope_, request);
   if (answer.result != S3Result::answered) co_return unusable(answer);
   // With a retry, the first may have done it.
-  co_return Outcome::of(answer.status == 404 && answer.tries == 1 ? Status::absent : Status::ok);
+  co_return Outcome::of(answer.status == 404 && !answer.repeated ? Status::absent : Status::ok);
 }
 
 // ---- writes ----
@@ -240,7 +240,7 @@ Task<Outcome> PageTransfer::write() {
     const bool only_if_absent = conditional && !caller_.endpoint().no_conditional_put.load(std::memory_order_relaxed);
     S3Answer answer = co_await put(only_if_absent);
     // An earlier try may have stored it, and its answer was lost.
-    in_doubt = in_doubt || answer.tries > 1;
+    in_doubt = in_doubt || answer.repeated;
     if (answer.result == S3Result::answered && answer.status < 300) co_return Outcome::of(Status::ok, length);
     if (only_if_absent && answer.status == 501) {
       caller_.endpoint().no_conditional_put.store(true, std::memory_order_relaxed);
@@ -361,26 +361,15 @@ Task<S3Answer> PageTransfer::complete_parts(const std::string& upload, const std
   request.source = &source;
   request.body_bytes = xml.size();
   request.payload_hash = hex_of(Sha256::of(xml));
-  for (unsigned tries = 0;; tries++) {
-    S3Answer answer = co_await caller_.call(scope_, request);
-    const bool lost = answer.tries > 1 || tries > 0;
-    // S3 may begin its answer before it knows how it will end: 200, and an error inside.
-    if (answer.result == S3Result::answered && answer.status < 300 && answer.body.find("<Error>") != std::string::npos) {
-      answer.code = xml_text(answer.body, "Code");
-      answer.result = S3Result::unavailable;
-      answer.status = 500;
-      answer.why = answer.code + ": " + xml_text(answer.body, "Message");
-      if (tries < 2 && !scope_.cancelled() && now_ns() < scope_.deadline_ns) continue;
-      co_return answer;
-    }
-    if (lost && answer.result == S3Result::answered && answer.status == 404) {
-      // It may have been completed by a try whose answer was lost.
-      Outcome failure;
-      const Look found = co_await look(failure);
-      answer.status = found == Look::same ? 200 : 404;
-    }
-    co_return answer;
+  request.error_in_body = true;
+  S3Answer answer = co_await caller_.call(scope_, request);
+  if (answer.repeated && answer.result == S3Result::answered && answer.status == 404) {
+    // It may have been completed by a try whose answer was lost.
+    Outcome failure;
+    const Look found = co_await look(failure);
+    answer.status = found == Look::same ? 200 : 404;
   }
+  co_return answer;
 }
 
 Task<bool> PageTransfer::abort_parts(const std::string& upload) {

@@ -60,7 +60,7 @@ class CallExchange final : public HttpExchange {
     answer_.range.clear();
     answer_.region.clear();
     answer_.date.clear();
-    answer_.retry_after_s = -1;
+    answer_.retry_after_s = answer_.retry_at_s = -1;
     answer_.all.clear();
     answer_.body.clear();
     taken_ = 0;
@@ -86,8 +86,8 @@ class CallExchange final : public HttpExchange {
     } else if (same_name(name, "retry-after")) {
       if (digits(value)) {
         answer_.retry_after_s = std::strtoll(std::string(value).c_str(), nullptr, 10);
-      } else if (const int64_t at = http_date(std::string(value)); at >= 0) {
-        answer_.retry_after_s = std::max<int64_t>(0, at - static_cast<int64_t>(std::time(nullptr)));
+      } else {
+        answer_.retry_at_s = http_date(std::string(value));
       }
     }
     if (all_headers_) answer_.all.emplace_back(name, value);
@@ -259,6 +259,12 @@ Task<S3Answer> S3Caller::once(CallScope& scope, const S3Request& request) {
   answer.curl_code = exchange.code;
   answer.os_errno = exchange.os_errno;
   answer.status = exchange.status;
+  answer.repeated = exchange.sent_again;
+  if (answer.retry_at_s >= 0) {
+    const int64_t theirs = http_date(answer.date);
+    answer.retry_after_s = std::max<int64_t>(0, answer.retry_at_s - (theirs < 0 ? static_cast<int64_t>(std::time(nullptr)) : theirs));
+  }
+  if (request.error_in_body && exchange.code == curl::ok && answer.status < 300 && answer.body.find("<Error>") != std::string::npos) answer.status = 500;
   if (scope.cancelled() || exchange.cancelled) {
     answer.result = S3Result::cancelled;
   } else if (exchange.unwanted()) {
@@ -292,22 +298,32 @@ Task<S3Answer> S3Caller::once(CallScope& scope, const S3Request& request) {
   co_return answer;
 }
 
+// Of a refusal: was the request signed by a clock that is not the server's, and is the difference known now?
+bool S3Caller::mend_clock(const S3Answer& answer, int64_t signed_ahead_s) {
+  // HEAD has no body that could name the reason.
+  if (answer.code != "RequestTimeTooSkewed" && !(answer.status == 403 && answer.body.empty())) return false;
+  const int64_t theirs = http_date(answer.date);
+  if (theirs < 0) return false;
+  // Not against what is known now: the answer to another request may have mended it meanwhile, or the clocks may agree again.
+  const int64_t ahead = theirs - static_cast<int64_t>(std::time(nullptr));
+  if (std::abs(ahead - signed_ahead_s) < skew_worth_mending_s) return false;
+  endpoint_->clock_ahead_s.store(ahead, std::memory_order_relaxed);
+  return true;
+}
+
 Task<S3Answer> S3Caller::call(CallScope& scope, const S3Request& request) {
-  bool mended_clock = false;
+  bool mended_clock = false, repeated = false;
   for (unsigned tries = 1;; tries++) {
+    const int64_t signed_ahead_s = endpoint_->clock_ahead_s.load(std::memory_order_relaxed);
     S3Answer answer = co_await once(scope, request);
     answer.tries = tries;
+    answer.repeated = repeated = repeated || answer.repeated || tries > 1;
     if (answer.result == S3Result::answered) endpoint_->budget.answered_well();
     const bool again = answer.result == S3Result::unavailable || answer.result == S3Result::refused;
     if (!again) co_return answer;
-    if (answer.code == "RequestTimeTooSkewed" && !mended_clock) {
-      const int64_t theirs = http_date(answer.date);
-      const int64_t ahead = theirs < 0 ? 0 : theirs - static_cast<int64_t>(std::time(nullptr));
+    if (!mended_clock && mend_clock(answer, signed_ahead_s)) {
       mended_clock = true;
-      if (std::abs(ahead) >= skew_worth_mending_s) {
-        endpoint_->clock_ahead_s.store(ahead, std::memory_order_relaxed);
-        continue;
-      }
+      continue;
     }
     if (!worth_another(answer)) {
       // Nobody can answer for a server whose certificate does not hold.

@@ -46,6 +46,8 @@ struct S3Request {
   std::string payload_hash;
   BodySink* sink = nullptr;  // nullptr: a good answer's body is kept as text
   size_t answer_bytes_hint = 0;
+  // The server may begin to answer before it knows how that will end: 200, and an error in the body.
+  bool error_in_body = false;
   unsigned retries = 3;
 };
 
@@ -64,6 +66,7 @@ struct S3Answer {
   int curl_code = 0;      // why there was none
   int os_errno = 0;
   unsigned tries = 0;
+  bool repeated = false;  // it was sent more than once: whatever was asked may have been done before
   bool certificate = false;  // it was not to be trusted
   std::string why;        // for people; never holds a secret
   std::string code;       // S3's own word for what is wrong
@@ -72,7 +75,7 @@ struct S3Answer {
   bool has_length = false;
   uint64_t length = 0;
   std::string etag, record, checksum, range, region, date;
-  int64_t retry_after_s = -1;
+  int64_t retry_after_s = -1, retry_at_s = -1;  // as a number, or as a date of the server's clock
   std::vector<sigv4::Header> all;  // only when asked for
 };
 
@@ -107,6 +110,7 @@ class S3Caller {
 
  private:
   Task<S3Answer> once(CallScope& scope, const S3Request& request);
+  bool mend_clock(const S3Answer& answer, int64_t signed_ahead_s);
   void sign(HttpExchange& exchange, const S3Request& request, const Credentials& credentials);
   Task<bool> pause(CallScope& scope, int64_t ms);
 
