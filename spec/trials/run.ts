@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { corruptTrial } from './corrupt-trial.js'
 import { killTrial } from './kill-trial.js'
+import { objectsTrial } from './objects-trial.js'
 import { powerTrial } from './power-trial.js'
 import { restartTrial } from './restart-trial.js'
 import { overtakeTrial, writersTrial } from './sharing-trial.js'
@@ -16,7 +17,8 @@ import type { TrialOptions, TrialReport } from './trial.js'
 
 /** With the count that the long version has. */
 const TRIALS: Readonly<Record<string, readonly [number, (options: TrialOptions) => Promise<TrialReport>]>> = {
-  kill: [1000, killTrial], power: [1000, powerTrial], corrupt: [2000, corruptTrial], overtake: [150, overtakeTrial], writers: [50, writersTrial], restart: [1_000_000, restartTrial]
+  kill: [1000, killTrial], power: [1000, powerTrial], corrupt: [2000, corruptTrial], overtake: [150, overtakeTrial], writers: [50, writersTrial], restart: [1_000_000, restartTrial],
+  objects: [50_000, objectsTrial]
 }
 
 async function main(): Promise<number> {
