@@ -1,8 +1,8 @@
 /** A version that is none: the page is not there. */
 export const ABSENT = 0
 
-/** A read under way, and all that it may find. */
-export interface OpenRead { readonly key: string; readonly cache: number; readonly allowed: Set<number>; alone: boolean }
+/** A read under way, all that it may find, and how many changes of the page were under way or began meanwhile. */
+export interface OpenRead { readonly key: string; readonly cache: number; readonly allowed: Set<number>; changes: number }
 
 interface Page { possible: Set<number>; changing: number | null; readonly reads: Set<OpenRead> }
 
@@ -27,7 +27,7 @@ export class ObjectsModel {
     page.changing = version
     for (const read of page.reads) {
       read.allowed.add(version)
-      read.alone = false
+      read.changes++
     }
   }
 
@@ -42,14 +42,17 @@ export class ObjectsModel {
   read(key: string, cache: number): OpenRead {
     const page = this.#page(key)
     const allowed = new Set(page.possible)
-    let alone = page.changing === null
-    if (page.changing !== null) allowed.add(page.changing)
+    let changes = 0
+    if (page.changing !== null) {
+      allowed.add(page.changing)
+      changes++
+    }
     for (const other of page.reads) {
       if (other.cache !== cache) continue
       for (const version of other.allowed) allowed.add(version)
-      alone &&= other.alone
+      changes += other.changes
     }
-    const read = { key, cache, allowed, alone }
+    const read = { key, cache, allowed, changes }
     page.reads.add(read)
     return read
   }
@@ -61,7 +64,7 @@ export class ObjectsModel {
     if (version === null) return null
     if (!read.allowed.has(version)) return `${read.key} was ${say(version)}, and can only be ${[...read.allowed].map(say).join(' or ')}`
     // What it is, it stays until it is changed.
-    if (read.alone) page.possible = new Set([version])
+    if (read.changes === 0) page.possible = new Set([version])
     return null
   }
 
