@@ -316,7 +316,6 @@ Task<S3Answer> S3Caller::call(CallScope& scope, const S3Request& request) {
   for (unsigned tries = 1;; tries++) {
     const int64_t signed_ahead_s = endpoint_->clock_ahead_s.load(std::memory_order_relaxed);
     S3Answer answer = co_await once(scope, request);
-    answer.tries = tries;
     answer.repeated = repeated = repeated || answer.repeated || tries > 1;
     if (answer.result == S3Result::answered) endpoint_->budget.answered_well();
     const bool again = answer.result == S3Result::unavailable || answer.result == S3Result::refused;

@@ -65,7 +65,6 @@ struct S3Answer {
   int status = 0;         // 0: no answer
   int curl_code = 0;      // why there was none
   int os_errno = 0;
-  unsigned tries = 0;
   bool repeated = false;  // it was sent more than once: whatever was asked may have been done before
   bool certificate = false;  // it was not to be trusted
   std::string why;        // for people; never holds a secret
