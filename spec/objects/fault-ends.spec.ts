@@ -38,7 +38,7 @@ describe('requests to an object store are under way', () => {
   ] as const) {
     it(`${name}: the process ends as it should, and every page is whole or absent`, async function () {
       this.timeout(60_000)
-      await inTurns(4, AT_ONCE, async i => {
+      await inTurns(end === 'exit' ? 4 : 2, AT_ONCE, async i => {
         const child = new BusyChild(bench, { options: fakeOptions(fake), keys: names, pageBytes: PAGE, end, batches: 2 * i, turns: i * 3 % 7, seed: i + 1 })
         if (end === 'never') {
           await child.says('busy', i + 1)
@@ -81,7 +81,7 @@ describe('requests to an object store are under way', () => {
   it('the thread that opened the cache is terminated, ended by process.exit() and by an exception, again and again', async function () {
     this.timeout(60_000)
     const held = fake.plan({ kind: 'hold', when: 'answer', method: 'GET', match: 'page-07', times: 0 })
-    const task: HostTask = { options: { ...fakeOptions(fake), timeoutMs: 2000 }, rounds: 6, keys: names.slice(0, 12), pageBytes: PAGE, hang: [] }
+    const task: HostTask = { options: { ...fakeOptions(fake), timeoutMs: 2000 }, rounds: 3, keys: names.slice(0, 12), pageBytes: PAGE, hang: [] }
     const child = spawn(process.execPath, [THREAD_HOST, JSON.stringify(task)], { stdio: ['ignore', 'pipe', 'pipe'] })
     bench.atEnd(() => { child.kill('SIGKILL') })
     const [stdout, stderr, ended] = await bounded(Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]), 'the process of the threads', 50_000)

@@ -8,10 +8,10 @@ describe('two caches on an object store that fails at random', () => {
 
   it('no byte is wrong, and no page is lost that was acknowledged', async function () {
     this.timeout(120_000)
-    const { violations, counts } = await objectsTrial({ count: 2000, seed: 1, directory: parent => bench.directory(parent) })
+    const { violations, counts } = await objectsTrial({ count: 1500, seed: 1, directory: parent => bench.directory(parent) })
     expect(violations).to.deep.equal([])
-    expect(counts['reads: hit']).to.be.greaterThan(300)
-    expect(counts['writes: stored']).to.be.greaterThan(200)
+    expect(counts['reads: hit']).to.be.greaterThan(200)
+    expect(counts['writes: stored']).to.be.greaterThan(100)
     expect(counts['in the end: there']).to.be.greaterThan(0)
     expect(Object.keys(counts).filter(name => name.startsWith('faults')).length, 'kinds of faults').to.be.greaterThan(5)
   })
