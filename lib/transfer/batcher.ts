@@ -35,6 +35,8 @@ const ANSWER_MS_MAX = 100
 /** Requests that may wait, all directories together. */
 export const QUEUE_REQUESTS_MAX = 65_536
 
+/** A read that has so much more time than the one it joined (beside twice as much) asks an endpoint again that had too little. */
+const MORE_MS = 100
 const FULL = 'the limit on bytes in flight is reached'
 
 export interface BatcherOptions {
@@ -713,14 +715,15 @@ export class Batcher {
     }
     const joiners = request.role === 'read' ? this.#traffic.left(request) : null
     request.settle(result)
-    if (joiners) this.#settleJoiners(joiners, result)
+    if (joiners) this.#settleJoiners(request, joiners, result)
     if (this.#unsettled === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
   }
 
-  #settleJoiners(joiners: readonly TransferRequest[], result: RequestResult): void {
+  #settleJoiners(request: TransferRequest, joiners: readonly TransferRequest[], result: RequestResult): void {
     for (const joiner of joiners) {
-      // Its caller's deadline, signal or bad luck is not theirs: one of them goes itself, and the others join it.
-      if (result.failure !== null) {
+      // Its caller's deadline, signal or bad luck is not theirs: one of them goes itself, and the others join it. An endpoint may have been given up for want of time
+      // alone.
+      if (result.failure !== null || (result.status === Status.unavailable && joiner.scope.msLeft > 2 * request.scope.msLeft + MORE_MS)) {
         this.#route(joiner)
         continue
       }

@@ -7,11 +7,15 @@ import { createInterface } from 'node:readline'
 import { expect } from 'chai'
 import { parseExposition, valueOf } from '../observe/exposition.js'
 import { describeLayouts, type StorageLayout } from '../support/layouts.js'
+import { objectConfig, prefixOf } from '../support/object-place.js'
 import { CLEAN_ENV, cli, cliJson, inDirectory, MAIN } from './cli-process.js'
 
 /** Options that keep these runs small. */
-const small = (directory: string, storageLayout: StorageLayout = 'file'): string[] =>
-  ['--storage-dir', directory, '--storage-layout', storageLayout, '--workers', '1', '--config', '{"arena_bytes": 16777216, "segment_bytes": 4194304}']
+function small(directory: string, storageLayout: StorageLayout = 'file'): string[] {
+  const place = storageLayout === 'object' ? ['--object-prefix', prefixOf(directory)] : ['--storage-dir', directory, '--storage-layout', storageLayout]
+  const config = { arena_bytes: 16777216, segment_bytes: 4194304, ...(storageLayout === 'object' ? objectConfig() : {}) }
+  return [...place, '--workers', '1', '--config', JSON.stringify(config)]
+}
 
 function filesUnder(directory: string): string[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name))

@@ -10,7 +10,7 @@ const held = (cache: HiCacheNixl): number => cache.stats()['arena_held_bytes']!
 const used = (cache: HiCacheNixl): number => cache.stats()['arena_used_bytes']!
 
 describeLayouts('arena tensors', storageLayout => {
-  const bench = workbench(storageLayout)
+  const bench = workbench(storageLayout, { hangs: true })
 
   it('allocate: a tensor on a page boundary of shared memory, as source and as target', async () => {
     const cache = await bench.open()
@@ -62,7 +62,7 @@ describeLayouts('arena tensors', storageLayout => {
   it('release during a transfer waits for it: the memory is no other\'s until then', async () => {
     const cache = await bench.open()
     await cache.set('slow', bytes(8192, 'slow'))
-    const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
+    const letGo = hangPages(bench, cache, 'slow')
     const target = cache.allocate({ dtype: 'uint8', shape: [8192] })
     const source = cache.allocate({ dtype: 'uint8', shape: [4096] })
     fill(byteView(source.data), 'source')

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
 import type { HiCacheNixl } from '../../lib/index.js'
 import { bytes, fill, same, tensor } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeDiskLayouts } from '../support/layouts.js'
 import { flipByte, pagePath } from '../support/page-files.js'
 import { skipLoudly } from '../support/planned-faults.js'
 import { rejection } from '../support/rejection.js'
@@ -22,7 +22,7 @@ const SIZES = [1, 4095, 4096, 4097, 65_536, 65_537, MIB, 9 * MIB, 4 * MIB + 12_3
 
 /** One suite for every engine and kind of file system: what a caller sees is the same. */
 for (const { engine, place, parent, useDirectIo } of CASES) {
-  describeLayouts(`${engine} on ${place}${useDirectIo ? '' : ', without O_DIRECT'}`, storageLayout => {
+  describeDiskLayouts(`${engine} on ${place}${useDirectIo ? '' : ', without O_DIRECT'}`, storageLayout => {
     const bench = workbench(storageLayout)
     let cache: HiCacheNixl
     let storageDir: string

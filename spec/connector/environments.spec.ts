@@ -4,7 +4,7 @@ import { readdirSync } from 'node:fs'
 import { expect } from 'chai'
 import type { Tensor } from '../../lib/index.js'
 import { bytes, same } from '../support/content.js'
-import { describeLayouts, layoutOptions } from '../support/layouts.js'
+import { describeLayouts, placeOptions } from '../support/layouts.js'
 import { until } from '../support/planned-faults.js'
 import { SERVANT, childServant, ipcServant, threadServant, type Servant } from '../support/servants.js'
 import { MIB, workbench, type Workbench } from '../support/workbench.js'
@@ -44,8 +44,10 @@ describeLayouts('two caches on one directory', storageLayout => {
     // Files are there at once; of segments the others hear within 50 ms.
     await soon(async () => same(await one.get('k'), bytes(20, 2)), 'one has what the other wrote last')
     expect(await one.delete('k')).to.equal(true)
-    await soon(async () => !await other.exists('k'), 'the other has not what one deleted')
+    // Of objects the other believes what it has seen for a while, until it looks.
+    if (storageLayout !== 'object') await soon(async () => !await other.exists('k'), 'the other has not what one deleted')
     expect(await other.get('k')).to.equal(null)
+    expect(await other.exists('k')).to.equal(false)
     await one.close()
     expect(await other.set('k', bytes(20, 3))).to.equal(true)
   })
@@ -77,7 +79,7 @@ describeLayouts('two caches on one directory', storageLayout => {
       const storageDir = await bench.directory()
       const servant = start(bench)
       const cache = await bench.open({ storageDir })
-      await servant.ask({ do: 'open', options: { storageDir, ...layoutOptions(storageLayout) } })
+      await servant.ask({ do: 'open', options: placeOptions(storageLayout, storageDir) })
       const [mine, theirs] = [keysOf('mine', 30), keysOf('theirs', 30)]
       const [stored] = await Promise.all([servant.ask<string[]>({ do: 'set', keys: theirs, bytes: 9000 }), cache.batchSet(mine, mine.map(key => bytes(9000, key)))])
       expect(stored).to.deep.equal(theirs.map(() => 'stored'))
@@ -95,7 +97,7 @@ describeLayouts('two caches on one directory', storageLayout => {
   it('one is killed while it writes: nothing of it is taken for a page, its leftovers go, the other works on', async () => {
     const storageDir = await bench.directory()
     const { servant, child } = childServant(bench)
-    await servant.ask({ do: 'open', options: { storageDir, ...layoutOptions(storageLayout) } })
+    await servant.ask({ do: 'open', options: placeOptions(storageLayout, storageDir) })
     const keys = keysOf('k', 60)
     await servant.ask({ do: 'start', keys, bytes: MIB })
     const cache = await bench.open({ storageDir })
@@ -118,7 +120,7 @@ describeLayouts('a caller inside a worker thread', storageLayout => {
   it('opens, moves pages and closes; the thread then ends by itself', async () => {
     const storageDir = await bench.directory()
     const { servant, worker } = threadServant(bench)
-    await servant.ask({ do: 'open', options: { storageDir, ...layoutOptions(storageLayout) } })
+    await servant.ask({ do: 'open', options: placeOptions(storageLayout, storageDir) })
     expect(await servant.ask({ do: 'set', keys: ['a', 'b'], bytes: 100_000 })).to.deep.equal(['stored', 'stored'])
     expect(await servant.ask({ do: 'get', keys: ['a', 'b', 'c'], bytes: 100_000 })).to.deep.equal(['hit', 'hit', 'absent'])
     await servant.ask({ do: 'close' })
@@ -129,7 +131,7 @@ describeLayouts('a caller inside a worker thread', storageLayout => {
     const keys = keysOf('k', 40)
     for (let round = 0; round < 4; round++) {
       const { servant, worker } = threadServant(bench)
-      await servant.ask({ do: 'open', options: { storageDir, modelName: `round-${round}`, ...layoutOptions(storageLayout) } })
+      await servant.ask({ do: 'open', options: { modelName: `round-${round}`, ...placeOptions(storageLayout, storageDir) } })
       await servant.ask({ do: 'start', keys, bytes: MIB })
       for (let i = 0; i < round * 3; i++) await new Promise(resolve => { setImmediate(resolve) })
       await worker.terminate()

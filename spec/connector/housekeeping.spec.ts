@@ -3,7 +3,7 @@ import { expect } from 'chai'
 import type { HiCacheNixl, PageInfo } from '../../lib/index.js'
 import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { bytes, same, tensor } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeLayouts, placeName } from '../support/layouts.js'
 import { filesBelow, flipByte, pagePath, writePythonPage } from '../support/page-files.js'
 import { rejection } from '../support/rejection.js'
 import { workbench } from '../support/workbench.js'
@@ -90,18 +90,19 @@ describeLayouts('entries and stat', storageLayout => {
     await cache.set('bytes', bytes(70_000, 2))
     const other = await bench.open({ storageDir, modelName: 'n' })
     await other.set('theirs', bytes(10, 3))
+    const directory = placeName(storageLayout, storageDir)
 
     const pages = await all(cache.entries())
     expect(pages.map(({ key }) => key)).to.deep.equal(['bytes', 'tensor'])
     const [large, small] = pages
-    expect(small).to.deep.include({ storedKey: 'tensor_m_0_1', bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4], verified: true, directory: storageDir })
+    expect(small).to.deep.include({ storedKey: 'tensor_m_0_1', bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4], verified: true, directory })
     expect(large).to.deep.include({ bytes: 70_000, dtype: 'uint8', shape: [70_000] })
     expect(large!.allocatedBytes).to.be.within(70_000, 100_000)
     // File systems stamp times with the clock's tick, a few milliseconds back.
     expect(large!.writtenAt!.getTime()).to.be.within(began - 1000, Date.now() + 1000)
     expect(large!.accessedAt.getTime()).to.be.within(began - 1000, Date.now() + 1000)
 
-    expect(await cache.stat('tensor')).to.deep.include({ key: 'tensor', bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4], verified: true, directory: storageDir })
+    expect(await cache.stat('tensor')).to.deep.include({ key: 'tensor', bytes: 48, dtype: 'bfloat16', shape: [2, 3, 4], verified: true, directory })
     expect(await cache.stat('theirs')).to.equal(null)
     expect(await cache.stat('nothing')).to.equal(null)
   })
@@ -175,7 +176,9 @@ describeLayouts('verify', storageLayout => {
   })
   it('ends when its signal fires', async () => {
     const cache = await bench.open()
-    await cache.batchSet(['a', 'b', 'c'], [1, 2, 3].map(seed => bytes(10, seed)))
+    // More than are read at once.
+    const keys = Array.from({ length: 20 }, (_, i) => `k${i}`)
+    await cache.batchSet(keys, keys.map(key => bytes(10, key)))
     const controller = new AbortController()
     const error = await rejection(cache.verify({ signal: controller.signal, onProgress: () => controller.abort(new Error('enough')) }), 'ERR_CANCELLED')
     expect(error.cause).to.be.an('error').with.property('message', 'enough')

@@ -9,7 +9,7 @@ const KIB = 1024
 const statuses = (outcomes: readonly WriteOutcome[]): string[] => outcomes.map(({ status }) => status)
 
 describeLayouts('bytes in flight', storageLayout => {
-  const bench = workbench(storageLayout)
+  const bench = workbench(storageLayout, { hangs: true })
   /** The most bytes that were ever in flight, sampled at every turn of the event loop. */
   async function most(cache: HiCacheNixl, work: Promise<unknown>): Promise<number> {
     let max = 0
@@ -50,7 +50,7 @@ describeLayouts('bytes in flight', storageLayout => {
       const cache = await bench.open({ inFlightBytesMax: 128 * KIB, whenFull })
       // There is space for pages of that size: what waits for space is not in flight.
       await cache.batchSet(['warm-0', 'warm-1'], [bytes(64 * KIB, 3), bytes(64 * KIB, 4)])
-      const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
+      const letGo = hangPages(bench, cache, 'slow')
       const slow = cache.batchSet(['slow-0', 'slow-1'], [bytes(64 * KIB, 0), bytes(64 * KIB, 1)])
       const next = cache.write([['next', bytes(64 * KIB, 2)]])
       if (whenFull === 'reject') expect(statuses(await next)).to.deep.equal(['rejected'])
@@ -69,7 +69,7 @@ describeLayouts('bytes in flight', storageLayout => {
     await rejection(cache.whenReady(128 * KIB + 1), 'ERR_REJECTED')
 
     await cache.set('warm', bytes(100 * KIB, 2))
-    const letGo = hangPages(bench, storageLayout, cache.directories[0]!.realPath, 'slow')
+    const letGo = hangPages(bench, cache, 'slow')
     const slow = cache.set('slow', bytes(100 * KIB, 1))
     await Promise.resolve()
     await Promise.resolve()

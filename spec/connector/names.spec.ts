@@ -1,7 +1,7 @@
 import { expect } from 'chai'
 import type { OpenOptions } from '../../lib/index.js'
 import { bytes, same } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeDiskLayouts, describeLayouts } from '../support/layouts.js'
 import { filesBelow } from '../support/page-files.js'
 import { workbench } from '../support/workbench.js'
 
@@ -68,7 +68,7 @@ describe('names on the disk', () => {
   }
 })
 
-describeLayouts('names', storageLayout => {
+describeDiskLayouts('names in several directories', storageLayout => {
   const bench = workbench(storageLayout)
 
   it('pages spread over several directories and are all found again', async () => {
@@ -91,6 +91,11 @@ describeLayouts('names', storageLayout => {
     expect(await again.clear()).to.deep.equal({ deleted: 60 })
     expect(await again.batchExists(['key-0'])).to.equal(0)
   })
+})
+
+describeLayouts('names', storageLayout => {
+  const bench = workbench(storageLayout)
+
   it('keys of every script, and of 255 bytes with their suffix, are pages of their own', async () => {
     const storageDir = await bench.directory()
     const cache = await bench.open({ storageDir, modelName: 'm' })

@@ -315,7 +315,7 @@ describe('housekeeping of segments', () => {
     const storageDir = await bench.directory()
     const cache = await bench.open({ storageDir, ...segments() })
     await store(cache, ['before'], PAGE)
-    const letGo = hangPages(bench, 'segment', storageDir, '')
+    const letGo = hangPages(bench, cache, '')
     const writing = store(cache, ['page'], PAGE)
     expect(await cache.exists('page')).to.equal(true)
     expect(await cache.batchExists(['before', 'page'])).to.equal(2)

@@ -1,17 +1,19 @@
 import { expect } from 'chai'
-import type { ArenaTensor, HiCacheNixl } from '../../lib/index.js'
+import type { ArenaTensor, HiCacheNixl, ReadOutcome, Target } from '../../lib/index.js'
 import { bytes, bytesOf, same, tensor } from '../support/content.js'
 import { describeLayouts, hangPages } from '../support/layouts.js'
 import { bounded, until } from '../support/planned-faults.js'
 import { MIB, workbench } from '../support/workbench.js'
 
 const PAGE = 10_000
+/** How a read ended. Of one that an object store has not answered in its time, native code may say so just before the deadline does. */
+const ended = (outcome: ReadOutcome<Target>): string => outcome.status === 'miss' && outcome.reason === 'unavailable' ? 'timeout' : outcome.status
 const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve) })
 
 describeLayouts('a page that is on its way to storage', storageLayout => {
-  const bench = workbench(storageLayout)
+  const bench = workbench(storageLayout, { hangs: true })
   let cache: HiCacheNixl
-  const hangKey = (match = 'slow'): (() => void) => hangPages(bench, storageLayout, cache.directories[0]!.path, match)
+  const hangKey = (match = 'slow'): (() => void) => hangPages(bench, cache, match)
   /** Everything that is waited for is answered while storage hangs: by what is under way, then. */
   const now = <T>(work: Promise<T>): Promise<T> => bounded(work, 'an answer while storage hangs', 10_000)
   beforeEach(async () => {
@@ -139,10 +141,10 @@ describeLayouts('a page that is on its way to storage', storageLayout => {
 })
 
 describeLayouts('several reads of one page', storageLayout => {
-  const bench = workbench(storageLayout)
+  const bench = workbench(storageLayout, { hangs: true })
   let cache: HiCacheNixl
   const page = bytes(PAGE, 'page')
-  const hangKey = (match = 'slow'): (() => void) => hangPages(bench, storageLayout, cache.directories[0]!.path, match)
+  const hangKey = (match = 'slow'): (() => void) => hangPages(bench, cache, match)
   const reads = (): number => cache.stats()['batches_read']!
   beforeEach(async () => {
     cache = await bench.open({ timeoutMs: 60_000, workers: 1 })
@@ -182,7 +184,7 @@ describeLayouts('several reads of one page', storageLayout => {
       const others = [cache.get('slow'), cache.get('slow', new Uint8Array(PAGE))]
       await turn()
       controller.abort()
-      expect((await first)[0]).to.include({ status: how === 'signal' ? 'cancelled' : 'timeout' })
+      expect(ended((await first)[0]!)).to.equal(how === 'signal' ? 'cancelled' : 'timeout')
       letGo()
       for (const other of await Promise.all(others)) expect(same(other, page)).to.equal(true)
       expect(cache.stats()).to.include({ reads_joined: 1 })
@@ -195,7 +197,7 @@ describeLayouts('several reads of one page', storageLayout => {
       const third = cache.get('slow')
       await turn()
       controller.abort()
-      expect((await second)[0]).to.include({ status: how === 'signal' ? 'cancelled' : 'timeout' })
+      expect(ended((await second)[0]!)).to.equal(how === 'signal' ? 'cancelled' : 'timeout')
       letGo()
       expect(same(await first, page) && same(await third, page)).to.equal(true)
       expect(reads()).to.equal(1)

@@ -2,7 +2,7 @@ import { expect } from 'chai'
 import { HiCacheNixl, type OpenOptions } from '../../lib/index.js'
 import { UNCHECKED_READS } from '../../lib/connector/unchecked-reads.js'
 import { bytes } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeDiskLayouts } from '../support/layouts.js'
 import { flipByte, pagePath } from '../support/page-files.js'
 import { rejection } from '../support/rejection.js'
 import { flip, placeOf } from '../support/segments.js'
@@ -12,7 +12,7 @@ const unchecked = { [UNCHECKED_READS]: true } as OpenOptions
 /** Small pages are checked on the agent's thread, large ones on the pool. */
 const SIZES = { small: 20_000, large: 2 * MIB }
 
-describeLayouts('reads that bench has unchecked', storageLayout => {
+describeDiskLayouts('reads that bench has unchecked', storageLayout => {
   const bench = workbench(storageLayout)
 
   async function damaged(): Promise<string> {

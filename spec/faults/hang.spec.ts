@@ -3,7 +3,7 @@ import type { ArenaTensor, HiCacheNixl, ReadOutcome, Target, WriteOutcome } from
 import { HiCacheError } from '../../lib/index.js'
 import type { Fault } from '../../lib/transfer/native-binding.js'
 import { bytes, fill, same } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeDiskLayouts } from '../support/layouts.js'
 import { filesBelow } from '../support/page-files.js'
 import { STORAGE_PATHS, bounded, descriptors, keys, openFilesBelow, openOn, plan, until } from '../support/planned-faults.js'
 import { MIB, workbench } from '../support/workbench.js'
@@ -41,7 +41,7 @@ function fillArena(cache: HiCacheNixl): { readonly held: number; check: () => bo
 }
 
 for (const path of STORAGE_PATHS) {
-  describeLayouts(`a completion that never comes: ${path.name}`, storageLayout => {
+  describeDiskLayouts(`a completion that never comes: ${path.name}`, storageLayout => {
     const bench = workbench(storageLayout)
     /** The next `times` pages that pass the point: those whose key has that name; in the segment layout, where pages share a file, the next ones of all. */
     const stall = (point: string, name: string, times: number): Fault => ({ point, match: storageLayout === 'file' ? name : '.data', hang: true, times })

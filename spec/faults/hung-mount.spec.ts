@@ -2,7 +2,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect } from 'chai'
 import { routePage } from '../../lib/keys/index.js'
-import { describeLayouts, layoutOptions } from '../support/layouts.js'
+import { describeDiskLayouts, layoutOptions } from '../support/layouts.js'
 import { bounded, keys, skipUnlessCi, until } from '../support/planned-faults.js'
 import { RemoteCache, fuseAt } from '../support/remote-cache.js'
 import { workbench } from '../support/workbench.js'
@@ -15,7 +15,7 @@ function keysIn(directory: 0 | 1, name: string, count: number): string[] {
   return keys(name, count * 8).filter(key => routePage(key + SUFFIX, 2, 'bucketed').directory === directory).slice(0, count)
 }
 
-describeLayouts('a mount that hangs', storageLayout => {
+describeDiskLayouts('a mount that hangs', storageLayout => {
   const bench = workbench(storageLayout)
   const layout = layoutOptions(storageLayout)
   let mount: string

@@ -4,9 +4,11 @@ import { expect } from 'chai'
 import type { HiCacheNixl } from '../../lib/index.js'
 import { BusyChild, inTurns, type Ending } from '../support/busy-children.js'
 import { bytes } from '../support/content.js'
-import { describeLayouts, layoutOptions } from '../support/layouts.js'
+import { describeLayouts, placeOptions } from '../support/layouts.js'
+import { objectPlace } from '../support/object-place.js'
 import { filesBelow } from '../support/page-files.js'
 import { STORAGE_PATHS, bounded, keys, plan, until } from '../support/planned-faults.js'
+import { s3Front } from '../support/s3-front.js'
 import { isWhole } from '../support/versioned-pages.js'
 import { workbench } from '../support/workbench.js'
 
@@ -15,6 +17,10 @@ const SUFFIX = '__0_1'
 const names = keys('page', 40)
 /** Children at a time: as many as the smallest machine we know has cores. */
 const AT_ONCE = 2
+
+/** Children of each ending. */
+const CHILDREN = { file: 10, segment: 4, object: 2 }
+const KILLS = { file: 100, segment: 20, object: 8 }
 
 const engines = [...STORAGE_PATHS]
 const ends = [
@@ -44,10 +50,10 @@ describeLayouts('a process ends with transfers in flight', storageLayout => {
       this.timeout(60_000)
       const directories = await Promise.all(engines.map(({ parent }) => bench.directory(parent)))
       // Different moments, over the engines and, in the file layout, both ways of writing.
-      await inTurns(storageLayout === 'file' ? 10 : 4, AT_ONCE, async i => {
+      await inTurns(CHILDREN[storageLayout], AT_ONCE, async i => {
         const at = i % engines.length
         const child = new BusyChild(bench, {
-          options: { storageDir: directories[at]!, engine: engines[at]!.engine, ...layoutOptions(storageLayout), ...(i >= 4 && i < 8 ? { workers: 1 } : {}) },
+          options: { ...placeOptions(storageLayout, directories[at]!), engine: engines[at]!.engine, ...(i >= 4 && i < 8 ? { workers: 1 } : {}) },
           keys: names, pageBytes: PAGE, end, batches: i, turns: i * 3 % 7, seed: i + 1, named: storageLayout === 'file' && i >= 4 && i < 8
         })
         if (signal !== null) {
@@ -72,11 +78,14 @@ describeLayouts('a process ends with transfers in flight', storageLayout => {
 
   it('what hangs does not keep a process from its end', async function () {
     this.timeout(60_000)
-    await inTurns(engines.length, AT_ONCE, async i => {
+    await inTurns(storageLayout === 'object' ? 2 : engines.length, AT_ONCE, async i => {
       const { engine, parent, complete } = engines[i]!
       const storageDir = await bench.directory(parent)
+      // Behind an endpoint it is the answers that do not come.
+      const front = storageLayout === 'object' ? await s3Front(bench, objectPlace().gateway.endpoint) : null
+      front?.hold('page')
       const child = new BusyChild(bench, {
-        options: { storageDir, engine, timeoutMs: 50, ...layoutOptions(storageLayout) }, keys: names, pageBytes: PAGE, end: i % 2 === 0 ? 'exit' : 'throw', batches: 4, turns: 1, seed: i + 1,
+        options: { ...placeOptions(storageLayout, storageDir, front?.endpoint), engine, timeoutMs: 50 }, keys: names, pageBytes: PAGE, end: i % 2 === 0 ? 'exit' : 'throw', batches: 4, turns: 1, seed: i + 1,
         faults: [{ point: complete ?? 'preadv', hang: true, times: 0 }, { point: 'pwritev', hang: true, times: 0, after: 20 }]
       })
       const ending = await bounded(child.ended, 'the end of the process', 30_000)
@@ -151,7 +160,7 @@ describe('leftovers', () => {
 
 describeLayouts('writers are killed at random while another process reads', storageLayout => {
   const bench = workbench(storageLayout)
-  const kills = storageLayout === 'file' ? 100 : 20
+  const kills = KILLS[storageLayout]
 
   it('no byte is ever wrong', async function () {
     this.timeout(120_000)
@@ -174,7 +183,7 @@ describeLayouts('writers are killed at random while another process reads', stor
     await inTurns(kills, AT_ONCE, async i => {
       const named = storageLayout === 'file' && i % 2 === 0
       const child = new BusyChild(bench, {
-        options: { storageDir, workers: 1, ...layoutOptions(storageLayout) }, keys: names, pageBytes: PAGE, end: 'never', batches: 0, turns: 0, seed: i + 1, named
+        options: { ...placeOptions(storageLayout, storageDir), workers: 1 }, keys: names, pageBytes: PAGE, end: 'never', batches: 0, turns: 0, seed: i + 1, named
       })
       child.process.on('message', readAll)
       await child.says('busy', 1 + i % 5)

@@ -83,6 +83,7 @@ export class ObjectStore implements PageStore {
 
   leading(keys: readonly string[], tails: readonly string[], scope: CallScope): number | Promise<number> {
     for (const key of keys) checkKey(key, tails[tails.length - 1])
+    if (scope.aborted) return 0
     const known = keys.findIndex(key => !tails.every(tail => this.#isSeen(key + tail)))
     const from = known < 0 ? keys.length : known
     this.#o.metrics.lookups(from * tails.length, from * tails.length)
