@@ -24,7 +24,7 @@ export class S3Front {
   readonly #upstream: string
   readonly #server = createServer((message, response) => { void this.#serve(message, response) })
   readonly #sockets = new Set<Socket>()
-  readonly #gates = new Set<{ readonly match: string; readonly method: string | undefined; readonly open: Promise<void>; readonly release: () => void }>()
+  readonly #gates = new Set<{ readonly match: string; readonly method: string | undefined; readonly query: string; readonly open: Promise<void>; readonly release: () => void }>()
   #held = 0
 
   constructor(upstream: string) { this.#upstream = upstream }
@@ -38,10 +38,10 @@ export class S3Front {
   /** Requests of a method, perhaps only those for names that contain `match`. */
   count(method: string, match = ''): number { return this.requests.filter(request => request.method === method && request.name.includes(match)).length }
 
-  /** From now on requests for names that contain `match` get no further. Answers how to let them go. */
-  hold(match: string, method?: string): () => void {
+  /** From now on requests for names that contain `match` get no further: those of the method, whose query begins so. Answers how to let them go. */
+  hold(match: string, method?: string, query = ''): () => void {
     let open = (): void => {}
-    const gate = { match, method, open: new Promise<void>(resolve => { open = resolve }), release: () => { open() } }
+    const gate = { match, method, query, open: new Promise<void>(resolve => { open = resolve }), release: () => { open() } }
     this.#gates.add(gate)
     return () => {
       this.#gates.delete(gate)
@@ -65,11 +65,14 @@ export class S3Front {
     this.#gates.clear()
   }
 
+  /** Ends all connections. */
+  drop(): void { for (const socket of this.#sockets) socket.destroy() }
+
   async down(): Promise<void> {
     this.release()
     const closed = once(this.#server, 'close')
     this.#server.close()
-    for (const socket of this.#sockets) socket.destroy()
+    this.drop()
     await closed
   }
 
@@ -77,7 +80,7 @@ export class S3Front {
     const [path, query = ''] = message.url!.split('?', 2) as [string, string?]
     const name = decodeURIComponent(path.slice(path.lastIndexOf('/') + 1))
     this.requests.push({ method: message.method!, name, query, bytes: Number(message.headers['content-length'] ?? 0), headers: message.headers })
-    const gate = [...this.#gates].find(({ match, method }) => name.includes(match) && (method === undefined || method === message.method))
+    const gate = [...this.#gates].find(gate => name.includes(gate.match) && (gate.method === undefined || gate.method === message.method) && query.startsWith(gate.query))
     if (gate !== undefined) {
       this.#held++
       const left = once(response, 'close')

@@ -6,6 +6,7 @@ import { quote, type Target } from '../../memory/tensor.js'
 import { ioError } from '../../transfer/batcher.js'
 import type { CallOptions, CallScope } from '../../transfer/call-scope.js'
 import type { ObjectRequest, ObjectResponse } from '../../transfer/native-binding.js'
+import { errnoName } from '../../transfer/errno.js'
 import { Flag, Op, Status } from '../../transfer/protocol.js'
 import { TransferRequest, type RequestMemory, type RequestResult } from '../../transfer/transfer-request.js'
 import { FileLayout } from '../file-layout.js'
@@ -364,6 +365,8 @@ export class ObjectStore implements PageStore {
           const { storedKey } = chunk[i]!
           // A listing that leaves pages out in silence would be believed.
           if (result.failure !== null) throw result.error
+          // What a newer version wrote is not ours to list, to judge or to clear.
+          if (result.status === Status.error && errnoName(result.errno) === 'EPROTONOSUPPORT') continue
           if (result.status === Status.unavailable || result.status === Status.refused || result.status === Status.error) throw this.#failure(result, keyOf(storedKey, this.#o.names.suffix), 'Checking')
           if (result.status === Status.ok || (damaged && (result.status === Status.corrupt || result.status === Status.unverified))) yield { ...chunk[i]!, result }
         }
