@@ -83,7 +83,7 @@ class CurlLoop {
     const bool put = method[0] == 'P', head = method[0] == 'H';
     const std::string key = options_.prefix + std::to_string(slot.page), path = endpoint_.path_of(key), date = sigv4::date_now();
     std::string hash(sigv4::unsigned_payload);
-    if (!endpoint_.secure()) hash = hex_of(Sha256::of(slot.memory, put ? options_.page_bytes : 0));
+    if (options_.endpoint.sign_payload || !put) hash = hex_of(Sha256::of(slot.memory, put ? options_.page_bytes : 0));
     std::vector<sigv4::Header> headers = {{"host", endpoint_.host()}, {"x-amz-content-sha256", hash}, {"x-amz-date", date}};
     if (!credentials_->session_token.empty()) headers.emplace_back("x-amz-security-token", credentials_->session_token);
     slot.url = endpoint_.base() + path;

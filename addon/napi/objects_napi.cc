@@ -244,7 +244,8 @@ bool object_options_of(Napi::Object options, ObjectOptions& out) {
   double number;
   if (!string_of(options, "endpoint", out.endpoint) || !string_of(options, "region", out.region) || !string_of(options, "bucket", out.bucket) ||
       !bool_of(options, "virtualAddressing", false, out.virtual_addressing) || !text_of(options, "caBundle", out.ca_bundle) || !text_of(options, "proxy", out.proxy) ||
-      !bool_of(options, "sendChecksum", false, out.send_checksum) || !bool_of(options, "askChecksum", false, out.ask_checksum)) {
+      !bool_of(options, "sendChecksum", false, out.send_checksum) || !bool_of(options, "askChecksum", false, out.ask_checksum) ||
+      !bool_of(options, "signPayload", false, out.sign_payload)) {
     return false;
   }
   if (!number_of(options, "credentials", 0, 0, UINT32_MAX, number)) return false;

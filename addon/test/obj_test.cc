@@ -41,7 +41,7 @@ std::unique_ptr<Plugin> plugin_for(const TinyS3& server, uint32_t credentials, u
   options.threads = threads;
   options.connections = connections;
   options.multipart_bytes = 6 << 20;
-  options.send_checksum = options.ask_checksum = checksums;
+  options.send_checksum = options.ask_checksum = options.sign_payload = checksums;
   curl::Refusal refusal;
   auto plugin = try_create_obj_plugin(options, refusal);
   if (plugin == nullptr) std::printf("%s\n", refusal.reason.c_str());

@@ -124,7 +124,7 @@ export class HiCacheNixl implements AsyncDisposable {
         capacity: options.capacity, evictionPolicy: options.evictionPolicy, fsync: options.fsync, segmentBytes: options.segmentBytes, leaseMs: options.leaseMs,
         fingerprint: options.fingerprint, agent: options.agent, workers: options.workers, threads: options.threads, queueDepth: options.queueDepth,
         arenaBytes: options.arenaBytes, inFlightBytesMax: options.inFlightBytesMax, whenFull: options.whenFull, timeoutMs: options.timeoutMs,
-        acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo, objectPrefix: options.objectPrefix, objectProxy: options.objectProxy
+        acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo, objectPrefix: options.objectPrefix, objectProxy: options.objectProxy, objectSignPayload: options.objectSignPayload
       }
     }
     // As they are written: a mount that hangs must not hold this thread up. Where they lead is asked once all have answered.

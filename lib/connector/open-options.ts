@@ -69,6 +69,8 @@ export interface OpenOptions {
   objectPrefix?: string
   /** The proxy on the way to the object store: its URL, without credentials; `environment`: as http_proxy and its kin say; null: none. Default null. */
   objectProxy?: string | null
+  /** Sign the SHA-256 of every page that is uploaded, for servers that insist on it. Default false: pages have a checksum of their own. */
+  objectSignPayload?: boolean
   /** O_DIRECT where the file system can. Default true. */
   useDirectIo?: boolean
   /** Default: silent. */
@@ -82,7 +84,7 @@ export interface OpenOptions {
 const KNOWN: readonly (keyof OpenOptions)[] = [
   'config', 'plugin', 'storageDir', 'storageLayout', 'capacity', 'evictionPolicy', 'fsync', 'segmentBytes', 'leaseMs', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
   'isMlaModel', 'fingerprint', 'agent', 'engine', 'workers', 'threads', 'queueDepth', 'arenaBytes', 'inFlightBytesMax', 'whenFull', 'timeoutMs',
-  'acceptUnverified', 'objectPrefix', 'objectProxy', 'useDirectIo', 'logger', 'env', 'signal'
+  'acceptUnverified', 'objectPrefix', 'objectProxy', 'objectSignPayload', 'useDirectIo', 'logger', 'env', 'signal'
 ]
 const ENGINES: readonly unknown[] = [undefined, 'auto', 'io_uring', 'aio', 'posix_aio']
 

@@ -32,6 +32,8 @@ export interface ObjectEndpoint {
   readonly caBundle?: string
   /** URL of a proxy; '' = none, whatever the environment says. Default ''. */
   readonly proxy?: string
+  /** Sign the SHA-256 of every page that is written, which costs as much again as all the rest. Default false: UNSIGNED-PAYLOAD. */
+  readonly signPayload?: boolean
   /** Send the payload's CRC-64/NVME for the server to check. Default false. */
   readonly sendChecksum?: boolean
   /** Ask for the checksum that the server keeps, and compare the bytes with it. Default false. */
@@ -405,7 +407,7 @@ export interface NativeBench {
   cleanup(directory: string): Promise<void>
   /**
    * A plain C++ loop over an object store: one thread and one libcurl multi handle with `concurrency` requests under way, connections that are kept, requests signed as
-   * the plugin signs them (http: SHA-256 of the payload; https: UNSIGNED-PAYLOAD), nothing above them: no metadata, no condition, no retry, no page checksum.
+   * the plugin signs them (signPayload), nothing above them: no metadata, no condition, no retry, no page checksum.
    *
    * put: objects PREFIX0 to PREFIX(pages - 1) of `pageBytes` each, every request from one of `concurrency` buffers. Bytes 0 to 7 of an object are its number,
    * little-endian; the rest is whatever the buffer was filled with before the clock started. get: the same objects into such buffers, each into its place as it

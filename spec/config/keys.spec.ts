@@ -142,6 +142,7 @@ describe('top-level keys', () => {
       good: [[null, null], ['environment', 'environment'], ['http://proxy:3128', 'http://proxy:3128'], ['https://p/', 'https://p/'], ['socks5h://[::1]:1080', 'socks5h://[::1]:1080']],
       bad: ['', 'proxy:3128', 'ftp://proxy', 'http://', 'http://proxy/path', 'none', 'a\0', 5]
     },
+    object_sign_payload: { option: 'objectSignPayload', default: false, good: [[true, true], ['True', true], ['false', false]], bad: ['yes', 1, null] },
     use_direct_io: { option: 'useDirectIo', default: true, good: [[false, false], ['False', false], ['true', true]], bad: ['no', 1, null] },
     l3_cleaner_enabled: { option: 'l3CleanerEnabled', default: false, good: [[true, true], [false, false]], bad: ['true', 'false', 'True', 1, null] },
     l3_cleaner_high_watermark: { option: 'l3CleanerHighWatermark', default: 80, good: [[100, 100], ['90.5', 90.5], [70, 70]], bad: [0, 101, 69, 'x'] },

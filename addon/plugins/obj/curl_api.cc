@@ -55,6 +55,8 @@ std::unique_ptr<Api> open(const std::string& name, std::string& why) {
   find(api->easy_setopt, "curl_easy_setopt");
   find(api->easy_getinfo, "curl_easy_getinfo");
   find(api->easy_strerror, "curl_easy_strerror");
+  find(api->easy_send, "curl_easy_send");
+  find(api->easy_recv, "curl_easy_recv");
   find(api->multi_init, "curl_multi_init");
   find(api->multi_cleanup, "curl_multi_cleanup");
   find(api->multi_add_handle, "curl_multi_add_handle");

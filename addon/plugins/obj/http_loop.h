@@ -1,4 +1,7 @@
-// A thread that talks HTTP: libcurl's multi interface over epoll, a bounded number of connections, timers, and work that other threads hand it.
+// A thread that talks HTTP/1.1 to one server over a bounded number of connections, with timers, and work that other threads hand it.
+//
+// libcurl opens the connections: names, proxies, TLS and its certificates are its business. What is said over them is ours, because libcurl's own transfers copy every body once and cost more than
+// the kernel does (docs/decisions.md has the figures): a body goes straight from where it lies to the socket, and from the socket to where it shall be.
 #pragma once
 
 #include <atomic>
@@ -6,65 +9,78 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
 #include "plugins/obj/curl_api.h"
+#include "util/gate.h"
 #include "util/unique_fd.h"
 
 namespace hicache {
 
 struct HttpOptions {
+  std::string base;  // scheme://host[:port]
   std::string ca_bundle, proxy;
   unsigned connections = 4;
   long connect_timeout_ms = 3000;
   // A connection over which nothing moves for so long is given up.
-  long stalled_s = 20;
+  int64_t stalled_ms = 20'000;
 };
 
 // One request and its answer. Lives until it has ended; all calls are made on the loop's thread.
 class HttpExchange {
  public:
-  std::string method, url;
-  std::vector<std::string> header_lines;  // `Name: value`
+  // Memory that may belong to an environment that ends.
+  struct Piece {
+    const uint8_t* data = nullptr;
+    size_t bytes = 0;
+    Gate* gate = nullptr;
+  };
+  struct Room {
+    uint8_t* to = nullptr;
+    size_t bytes = 0;
+    Gate* gate = nullptr;
+  };
+
+  std::string method, target;  // target: path and query, encoded
+  std::vector<std::string> header_lines;  // `Name: value`; Content-Length is the loop's
   bool sends_body = false;
   uint64_t body_bytes = 0;
-  // Bytes of the answer that are expected: how much is taken from the socket at once.
-  size_t answer_bytes_hint = 0;
   // Of all of it; 0 = none.
-  long timeout_ms = 0;
+  int64_t timeout_ms = 0;
 
   // How it ended: libcurl's code, and what it says; the status is 0 when there was no answer.
   int code = 0, status = 0, os_errno = 0;
   bool cancelled = false;
-  // libcurl has sent it a second time: the connection that it had used before was gone, perhaps with the answer.
+  // It was sent a second time: the connection that it had used before was gone, perhaps with the answer.
   bool sent_again = false;
-  char error_text[curl::error_text_bytes] = {};
+  std::string error_text;
 
  protected:
   ~HttpExchange() = default;
-  // Fills in at most `room` bytes of the body from `at` on; false: it cannot be had any more, and the exchange ends.
-  virtual bool give_body(uint64_t at, uint8_t* to, size_t room) { return false; }
-  // An answer begins (there may be several, and the last one counts), with a header at a time; names are as the server wrote them.
+  // Of the body, from `at` on; at least a byte.
+  virtual Piece body_piece(uint64_t at) { return {}; }
+  // An answer begins, with a header at a time; names are as the server wrote them.
   virtual void answer_begins() {}
   virtual void take_header(std::string_view name, std::string_view value) {}
   // False ends the exchange.
   virtual bool headers_end() { return true; }
+  // Where the next bytes of the body may be received at once; none: wherever.
+  virtual Room body_room() { return {}; }
+  // Bytes of the body; where they begin where the room began, they lie there already.
   virtual bool take_body(const uint8_t* from, size_t bytes) { return true; }
 
  private:
   friend class HttpLoop;
-  friend struct HttpCallbacks;
   enum class Place : uint8_t { nowhere, waiting, running };
   Place place_ = Place::nowhere;
-  curl::Easy* easy_ = nullptr;
-  std::vector<curl::Slist> list_;
-  uint64_t body_at_ = 0;
+  int64_t deadline_ns_ = 0;
   std::coroutine_handle<> then_;
 };
 
@@ -125,39 +141,57 @@ class HttpLoop {
   }
   void cancel(Timer& timer);
 
-  // Any thread: how many connections may be busy at once; those that are too many end with what they do.
-  void limit(unsigned connections) { connections_.store(connections, std::memory_order_relaxed); }
-  unsigned connections() const { return connections_.load(std::memory_order_relaxed); }
+  // Any thread: how many connections may be open at once; those that are too many end with what they do.
+  void limit(unsigned connections) { connections_max_.store(connections, std::memory_order_relaxed); }
+  unsigned connections() const { return connections_max_.load(std::memory_order_relaxed); }
   // Processor time of the thread.
   int64_t cpu_ns() const;
 
  private:
   friend struct HttpCallbacks;
+  // A connection from its opening to its end, and what is said over it at the moment.
+  struct Connection;
+  using Place = std::list<std::unique_ptr<Connection>>::iterator;
+
   void work();
   void take_posted();
   void start_waiting();
-  bool start(HttpExchange& exchange);
-  void prepare(HttpExchange& exchange, curl::Easy* easy);
-  void end_running(HttpExchange& exchange, int code);
-  void take_ended();
   void resume_ended();
   void enqueue(HttpExchange& exchange);
   void set(Timer& timer, int64_t ms);
   void fire_timers();
+  void look_at_time();
   void socket_changed(int socket, int what, void* known);
   int wait_ms() const;
 
+  bool open(HttpExchange& exchange);
+  void take_opened();
+  void begin(Connection& connection, HttpExchange& exchange);
+  void go_on(Connection& connection, bool readable);
+  bool send_more(Connection& connection);
+  bool receive_more(Connection& connection);
+  // Bytes taken; less than there are: the answer is over. -1: it makes no sense, or is not wanted.
+  int64_t feed(Connection& connection, const uint8_t* data, size_t bytes);
+  bool take_head(Connection& connection, std::string_view head);
+  bool take_body(Connection& connection, const uint8_t* data, size_t bytes);
+  void answered(Connection& connection);
+  void lost(Connection& connection, int code, int error, const char* what);
+  void end(HttpExchange& exchange, int code);
+  void close(Connection& connection);
+
   const curl::Api& api_;
   const HttpOptions options_;
+  const bool secure_;
   UniqueFd epoll_, wake_;
   curl::Multi* multi_ = nullptr;
   std::deque<HttpExchange*> waiting_;
   std::vector<HttpExchange*> ended_;
-  std::vector<curl::Easy*> idle_;
-  size_t running_ = 0;
-  int64_t curl_due_ns_ = -1;
+  std::list<std::unique_ptr<Connection>> open_, closed_;
+  std::vector<Connection*> idle_;
+  int64_t curl_due_ns_ = -1, look_due_ns_ = -1;
   std::multimap<int64_t, Timer*> timers_;
-  std::atomic<unsigned> connections_;
+  std::atomic<unsigned> connections_max_;
+  std::vector<uint8_t> buffer_;
 
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;

@@ -22,7 +22,7 @@ constexpr int64_t look_every_ns = 10'000'000;
 class Lane {
  public:
   Lane(const curl::Api& api, const std::shared_ptr<ObjectEndpoint>& endpoint, unsigned connections)
-      : loop_(api, {endpoint->options().ca_bundle, endpoint->options().proxy, connections}), caller_(loop_, endpoint) {}
+      : loop_(api, {endpoint->base(), endpoint->options().ca_bundle, endpoint->options().proxy, connections}), caller_(loop_, endpoint) {}
 
   struct Given {
     uint64_t id;

@@ -12,10 +12,7 @@ constexpr unsigned connections = 16;
 class TextBody final : public BodySource {
  public:
   explicit TextBody(const std::string& text) : text_(text) {}
-  bool give(uint64_t at, uint8_t* to, size_t room) override {
-    text_.copy(reinterpret_cast<char*>(to), room, static_cast<size_t>(at));
-    return true;
-  }
+  HttpExchange::Piece piece(uint64_t at) override { return {reinterpret_cast<const uint8_t*>(text_.data()) + at, text_.size() - static_cast<size_t>(at), nullptr}; }
 
  private:
   const std::string& text_;
@@ -24,7 +21,7 @@ class TextBody final : public BodySource {
 }  // namespace
 
 ObjectClient::ObjectClient(const curl::Api& api, const ObjectOptions& options)
-    : endpoint_(std::make_shared<ObjectEndpoint>(options)), loop_(api, {options.ca_bundle, options.proxy, connections}), caller_(loop_, endpoint_, true) {}
+    : endpoint_(std::make_shared<ObjectEndpoint>(options)), loop_(api, {endpoint_->base(), options.ca_bundle, options.proxy, connections}), caller_(loop_, endpoint_, true) {}
 
 S3Answer ObjectClient::request(const ObjectCall& call) {
   std::mutex mutex;

@@ -17,7 +17,7 @@ struct ObjectOptions {
   bool virtual_addressing = false;
   uint32_t credentials = 0;  // CredentialStore; 0: requests are not signed
   std::string ca_bundle, proxy;
-  bool send_checksum = false, ask_checksum = false;
+  bool send_checksum = false, ask_checksum = false, sign_payload = false;
   uint64_t multipart_bytes = 32 << 20;
   unsigned threads = 4, connections = 16;
 };

@@ -27,9 +27,7 @@ int64_t deadline_of(const Operation& operation) {
 class MemorySource final : public BodySource {
  public:
   MemorySource(const Memory& memory, uint64_t from) : memory_(memory), from_(from) {}
-  bool give(uint64_t at, uint8_t* to, size_t room) override {
-    return memory_.touch([&] { std::memcpy(to, memory_.data + from_ + at, room); });
-  }
+  HttpExchange::Piece piece(uint64_t at) override { return {memory_.data + from_ + at, memory_.length - static_cast<size_t>(from_ + at), memory_.gate}; }
 
  private:
   const Memory& memory_;
@@ -39,10 +37,7 @@ class MemorySource final : public BodySource {
 class TextSource final : public BodySource {
  public:
   explicit TextSource(const std::string& text) : text_(text) {}
-  bool give(uint64_t at, uint8_t* to, size_t room) override {
-    std::memcpy(to, text_.data() + at, room);
-    return true;
-  }
+  HttpExchange::Piece piece(uint64_t at) override { return {reinterpret_cast<const uint8_t*>(text_.data()) + at, text_.size() - static_cast<size_t>(at), nullptr}; }
 
  private:
   const std::string& text_;
@@ -59,10 +54,13 @@ class MemorySink final : public BodySink {
     crc_ = 0;
     return wanted_(answer);
   }
+  HttpExchange::Room room() override { return {memory_.data + from_ + taken_, static_cast<size_t>(bytes_ - taken_), memory_.gate}; }
   bool take(const uint8_t* from, size_t bytes) override {
     if (bytes > bytes_ - taken_) return false;
+    uint8_t* const to = memory_.data + from_ + taken_;
     const bool there = memory_.touch([&] {
-      std::memcpy(memory_.data + from_ + taken_, from, bytes);
+      if (from != to) std::memcpy(to, from, bytes);
+      from = to;
       if (sum_) crc_ = crc64(from, bytes, crc_);
     });
     taken_ += bytes;
@@ -203,6 +201,13 @@ uint64_t PageTransfer::part_bytes() const {
   return std::max({part_bytes_min, even, (bytes + parts_max - 1) / parts_max});
 }
 
+bool PageTransfer::signs_payload() const {
+  // TLS vouches for the bytes on their way. Without it whoever could alter what is written could alter what is read, which nobody signs: a hash of every byte would cost more than all the rest of
+  // a request, and buy nothing that the page's checksum does not.
+  const ObjectOptions& options = caller_.endpoint().options();
+  return options.sign_payload && options.credentials != 0;
+}
+
 bool PageTransfer::sum_payload(uint64_t& crc) const {
   return operation_.memory.touch([&] { crc = crc64(operation_.memory.data, operation_.memory.length); });
 }
@@ -274,9 +279,8 @@ Task<S3Answer> PageTransfer::put(bool only_if_absent) {
   if (options.send_checksum) request.headers.emplace_back("x-amz-checksum-crc64nvme", checksum_header(crc_));
   request.source = &source;
   request.body_bytes = operation_.memory.length;
-  // TLS vouches for the bytes on their way; without it, the signature does.
   S3Answer answer;
-  if (caller_.endpoint().secure() || options.credentials == 0) {
+  if (!signs_payload()) {
     request.payload_hash = sigv4::unsigned_payload;
   } else if (!operation_.memory.touch([&] { request.payload_hash = hex_of(Sha256::of(operation_.memory.data, operation_.memory.length)); })) {
     answer.result = S3Result::broken;
@@ -328,7 +332,7 @@ Detached PageTransfer::put_part(const std::string& upload, size_t index, uint64_
   request.source = &source;
   request.body_bytes = bytes;
   bool there = true;
-  if (caller_.endpoint().secure() || caller_.endpoint().options().credentials == 0) {
+  if (!signs_payload()) {
     request.payload_hash = sigv4::unsigned_payload;
   } else {
     there = operation_.memory.touch([&] { request.payload_hash = hex_of(Sha256::of(operation_.memory.data + at, static_cast<size_t>(bytes))); });
@@ -417,7 +421,6 @@ Task<Outcome> PageTransfer::read_once(bool& again) {
   request.key = operation_.name;
   if (ask) request.headers.emplace_back("x-amz-checksum-mode", "ENABLED");
   request.sink = &sink;
-  request.answer_bytes_hint = static_cast<size_t>(length);
   const S3Answer answer = co_await caller_.call(scope_, request);
   if (answer.result == S3Result::unwanted) co_return sink.lost() ? Outcome::failed(EFAULT) : verdict;
   if (answer.result != S3Result::answered) co_return unusable(answer);
@@ -458,7 +461,6 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
   request.key = operation_.name;
   request.headers = {{"range", "bytes=0-" + std::to_string(std::min(each, length) - 1)}};
   request.sink = &sink;
-  request.answer_bytes_hint = static_cast<size_t>(std::min(each, length));
   S3Answer answer = co_await caller_.call(scope_, request);
   if (answer.result == S3Result::unwanted) co_return sink.lost() ? Outcome::failed(EFAULT) : verdict;
   if (answer.result != S3Result::answered) co_return unusable(answer);
@@ -505,7 +507,6 @@ Detached PageTransfer::read_range(size_t index, uint64_t at, uint64_t bytes, con
   request.key = operation_.name;
   request.headers = {{"range", "bytes=" + std::to_string(at) + "-" + std::to_string(at + bytes - 1)}, {"if-match", etag}};
   request.sink = &sink;
-  request.answer_bytes_hint = static_cast<size_t>(bytes);
   if (all.result == S3Result::answered && all.status == 200) {
     S3Answer answer = co_await caller_.call(scope_, request);
     if (answer.result == S3Result::unwanted && !sink.lost()) {

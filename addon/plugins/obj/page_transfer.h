@@ -40,6 +40,7 @@ class PageTransfer {
 
   bool ranged() const;
   uint64_t part_bytes() const;
+  bool signs_payload() const;
   std::vector<sigv4::Header> page_headers() const;
   bool sum_payload(uint64_t& crc) const;
   // Of a HEAD's or GET's headers: true, with the record, when it is a page of ours; else the outcome.

@@ -39,18 +39,14 @@ class CallExchange final : public HttpExchange {
     method = request.method;
     sends_body = request.source != nullptr || request.method == "PUT" || request.method == "POST";
     body_bytes = request.body_bytes;
-    answer_bytes_hint = request.answer_bytes_hint;
   }
 
   bool unwanted() const { return unwanted_; }
-  bool source_failed() const { return source_failed_; }
   bool complete() const { return method == "HEAD" || !answer_.has_length || taken_ == answer_.length; }
 
  protected:
-  bool give_body(uint64_t at, uint8_t* to, size_t room) override {
-    source_failed_ = request_.source == nullptr || !request_.source->give(at, to, room);
-    return !source_failed_;
-  }
+  Piece body_piece(uint64_t at) override { return request_.source == nullptr ? Piece{} : request_.source->piece(at); }
+  Room body_room() override { return request_.sink == nullptr ? Room{} : request_.sink->room(); }
   void answer_begins() override {
     answer_.has_length = false;
     answer_.length = 0;
@@ -118,7 +114,7 @@ class CallExchange final : public HttpExchange {
   const S3Request& request_;
   S3Answer& answer_;
   const bool all_headers_;
-  bool begun_ = false, unwanted_ = false, source_failed_ = false;
+  bool begun_ = false, unwanted_ = false;
   uint64_t taken_ = 0;
 };
 
@@ -203,8 +199,8 @@ void CallScope::cancel() {
 
 void S3Caller::sign(HttpExchange& exchange, const S3Request& request, const Credentials& credentials) {
   const std::string path = endpoint_->path_of(request.key);
-  exchange.url = endpoint_->base() + path;
-  if (!request.query.empty()) exchange.url.append("?").append(request.query);
+  exchange.target = path;
+  if (!request.query.empty()) exchange.target.append("?").append(request.query);
   const std::string date = sigv4::date_now(endpoint_->clock_ahead_s.load(std::memory_order_relaxed));
   const std::string_view hash = request.payload_hash.empty() ? empty_hash : std::string_view(request.payload_hash);
   std::vector<sigv4::Header> headers = request.headers;
@@ -218,10 +214,6 @@ void S3Caller::sign(HttpExchange& exchange, const S3Request& request, const Cred
     exchange.header_lines.push_back("Authorization: " + signer_.sign({exchange.method, path, request.query, headers, hash}, credentials, date).authorization);
   }
   exchange.header_lines.push_back("User-Agent: hicache-nixl");
-  // No waiting for a word of the server before the body goes, and no encoding of our own choice.
-  exchange.header_lines.push_back("Expect:");
-  exchange.header_lines.push_back("Accept:");
-  if (exchange.sends_body) exchange.header_lines.push_back("Transfer-Encoding:");
 }
 
 Task<bool> S3Caller::pause(CallScope& scope, int64_t ms) {
@@ -251,7 +243,7 @@ Task<S3Answer> S3Caller::once(CallScope& scope, const S3Request& request) {
   CallExchange exchange(request, answer, all_headers_);
   static const Credentials nobody;
   sign(exchange, request, credentials == nullptr ? nobody : *credentials);
-  exchange.timeout_ms = static_cast<long>(std::max<int64_t>(1, (scope.deadline_ns - now_ns()) / 1'000'000));
+  exchange.timeout_ms = std::max<int64_t>(1, (scope.deadline_ns - now_ns()) / 1'000'000);
   scope.exchanges_.push_back(&exchange);
   co_await loop_.run(exchange);
   std::erase(scope.exchanges_, static_cast<HttpExchange*>(&exchange));
@@ -269,13 +261,13 @@ Task<S3Answer> S3Caller::once(CallScope& scope, const S3Request& request) {
     answer.result = S3Result::cancelled;
   } else if (exchange.unwanted()) {
     answer.result = S3Result::unwanted;
-  } else if (exchange.source_failed()) {
+  } else if (exchange.code == curl::read_error) {
     answer.result = S3Result::broken;
     answer.why = "the memory was taken away";
   } else if (exchange.code != curl::ok || (answer.status < 300 && !exchange.complete())) {
     // Also an answer whose body broke off: it says nothing.
     answer.certificate = certificate_failed(exchange.code);
-    answer.why = shown(exchange.error_text[0] != '\0' ? exchange.error_text : "the answer broke off", credentials.get());
+    answer.why = shown(exchange.error_text.empty() ? "the answer broke off" : exchange.error_text, credentials.get());
     answer.status = 0;
   } else if (answer.status < 300 || answer.status == 304 || answer.status == 404 || answer.status == 412 || answer.status == 416) {
     answer.result = S3Result::answered;

@@ -19,7 +19,7 @@ namespace hicache {
 // Where a request's bytes come from and go to. Called on the loop's thread, for each try anew.
 class BodySource {
  public:
-  virtual bool give(uint64_t at, uint8_t* to, size_t room) = 0;
+  virtual HttpExchange::Piece piece(uint64_t at) = 0;
 
  protected:
   ~BodySource() = default;
@@ -29,6 +29,8 @@ class BodySink {
  public:
   // A good answer begins. False: its body is not wanted.
   virtual bool begins(const S3Answer& answer) = 0;
+  // Where the next bytes may be received at once; those that were lie there when they are taken.
+  virtual HttpExchange::Room room() { return {}; }
   virtual bool take(const uint8_t* from, size_t bytes) = 0;
 
  protected:
@@ -45,7 +47,6 @@ struct S3Request {
   // Hex SHA-256 of the body, or UNSIGNED-PAYLOAD; empty: of no bytes.
   std::string payload_hash;
   BodySink* sink = nullptr;  // nullptr: a good answer's body is kept as text
-  size_t answer_bytes_hint = 0;
   // The server may begin to answer before it knows how that will end: 200, and an error in the body.
   bool error_in_body = false;
   unsigned retries = 3;

@@ -57,6 +57,7 @@ export function planEndpoint(config: NixlBackendConfig, agents: number): Endpoin
       endpoint, region, bucket, proxy, connections,
       virtualAddressing: use_virtual_addressing && canBeHost(bucket, url),
       threads: Math.min(num_threads, connections),
+      signPayload: config.options.objectSignPayload,
       sendChecksum: req_checksum === 'supported',
       askChecksum: resp_checksum === 'supported',
       ...(ca_bundle === '' ? {} : { caBundle: ca_bundle }),
