@@ -2,7 +2,7 @@ import type { Worker } from 'node:worker_threads'
 import { expect } from 'chai'
 import { type HiCacheError, type HiCacheNixl, type ReadOutcome, type Target, type WriteOutcome } from '../../lib/index.js'
 import { bytes, fill, same } from '../support/content.js'
-import { describeLayouts } from '../support/layouts.js'
+import { describeDiskLayouts } from '../support/layouts.js'
 import { filesBelow } from '../support/page-files.js'
 import { STORAGE_PATHS, bounded, descriptors, keys, openFilesBelow, openOn, plan, until } from '../support/planned-faults.js'
 import { workbench } from '../support/workbench.js'
@@ -13,7 +13,7 @@ const SUFFIX = '__0_1'
 const write = (cache: HiCacheNixl, names: readonly string[]): Promise<WriteOutcome[]> => cache.write(names.map(key => [key, bytes(PAGE, key)]))
 
 for (const path of STORAGE_PATHS) {
-  describeLayouts(`a worker dies: ${path.name}`, storageLayout => {
+  describeDiskLayouts(`a worker dies: ${path.name}`, storageLayout => {
     const bench = workbench(storageLayout)
     const threads: Worker[] = []
     /** Node tells of every thread that this process starts: those of the caches' pools. */
