@@ -19,7 +19,7 @@ describeRadosgw('bench on an object store', gateway => {
   }
 
   async function bench(...args: string[]): Promise<{ json: BenchJson; stdout: string; stderr: string }> {
-    const { code, stdout, stderr } = await captureCli(['bench', '--plugin', 'obj', '--quick', '--bytes', '2MiB', '--batch', '8', '--rounds', '1', '--quiet', '--json', ...args], env())
+    const { code, stdout, stderr } = await captureCli(['bench', '--plugin', 'obj', '--quick', '--bytes', '2MiB', '--batch', '8', '--in-flight', '1', '--rounds', '1', '--quiet', '--json', ...args], env())
     expect(code, stderr + stdout).to.equal(0)
     return { json: JSON.parse(stdout) as BenchJson, stdout, stderr }
   }

@@ -5,7 +5,9 @@ import { measuredSteps, type BenchOp, type RequestedOp } from './bench-arm.js'
 
 const MIB = 2 ** 20
 const BLOCK_BYTES = 4096
-const BATCH_DEFAULT = 64
+const BATCH_DEFAULT = 16
+/** Several calls, so that the end of one is not a lull. */
+const AT_ONCE_DEFAULT = 64
 const ROUND_BYTES = 128 * MIB
 /** Pages that are under way at once, calls and pages of a call together. */
 const AT_ONCE_MAX = 1024
@@ -44,7 +46,7 @@ export class ObjectPlan {
     this.measured = measuredSteps(oneOf(options, 'ops', 'write,read', OBJECT_OPS, ' on an object store'))
     this.only = new Set(oneOf(options, 'only', OBJECT_CONTESTANTS.join(','), OBJECT_CONTESTANTS, ' on an object store'))
     this.batch = options.integer('batch', { min: 1, max: AT_ONCE_MAX }) ?? BATCH_DEFAULT
-    this.inFlight = options.integer('in-flight', { min: 1, max: 64 }) ?? 1
+    this.inFlight = options.integer('in-flight', { min: 1, max: 64 }) ?? Math.max(1, Math.floor(AT_ONCE_DEFAULT / this.batch))
     if (this.pagesAtOnce > AT_ONCE_MAX) throw new UsageError(`options --batch and --in-flight: at most ${AT_ONCE_MAX} pages at once; found ${this.pagesAtOnce}`)
     this.rounds = options.integer('rounds', { min: 1, max: 1000 }) ?? (this.quick ? 2 : 3)
     this.bytes = options.bytes('bytes', { min: BLOCK_BYTES }) ?? null

@@ -15,7 +15,7 @@ export interface EndpointPlan {
 
 const REGION_DEFAULT = 'us-east-1'
 /** Without throughput_target_gbps. */
-const CONNECTIONS_DEFAULT = 32
+const CONNECTIONS_DEFAULT = 64
 const CONNECTIONS_MIN = 4
 const CONNECTIONS_MAX = 512
 /** MB a second that one connection to S3 carries, by AWS's own guidance. */

@@ -49,8 +49,8 @@ describe('the endpoint of an object store', () => {
     ]) expect(virtual(obj), JSON.stringify(obj)).to.equal(false)
   })
   it('sizes its connections by the throughput, and shares them among the agents', () => {
-    for (const [gbps, connections] of [[undefined, 32], [0.1, 4], [10, 15], [25, 37], [100, 148], [1e6, 512]] as const) expect(connectionsFor(gbps)).to.equal(connections)
-    expect(endpoint({})).to.include({ connections: 32, threads: 4 })
+    for (const [gbps, connections] of [[undefined, 64], [0.1, 4], [10, 15], [25, 37], [100, 148], [1e6, 512]] as const) expect(connectionsFor(gbps)).to.equal(connections)
+    expect(endpoint({})).to.include({ connections: 64, threads: 4 })
     expect(endpoint({ throughput_target_gbps: 10 }, {}, {}, 4).connections).to.equal(4)
     expect(endpoint({ throughput_target_gbps: 1 }, {}, {}, 64)).to.include({ connections: 1, threads: 1 })
     expect(endpoint({ num_threads: 2 }).threads).to.equal(2)
