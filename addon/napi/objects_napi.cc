@@ -227,7 +227,7 @@ class ClientWrap final : public Napi::ObjectWrap<ClientWrap> {
           out.set(told, "body", out.copy(answer->body.data(), answer->body.size()));
           deferred.resolve(out, told);
         },
-        Napi::Value(), release_ms);
+        info.This(), release_ms);
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {

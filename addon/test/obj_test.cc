@@ -200,6 +200,13 @@ void faults(uint32_t credentials) {
   CHECK(bench.same(0, 1, 200'000));
   server.plan("body", 'w', 2);
   bench.expect(read("body", 1, 200'000), Status::corrupt);
+  // What a server says unasked is nobody's answer.
+  for (int i = 0; i < 20; i++) {
+    server.plan("body", 'x', 1);
+    bench.expect(read("body", 1, 200'000), Status::ok);
+    bench.expect({Op::page_check, "nothing"}, Status::absent);
+  }
+  CHECK(bench.same(0, 1, 200'000));
 }
 
 // Many at once, from several threads' worth of connections; some are called off while they wait, some while they run.
@@ -291,6 +298,17 @@ void client(uint32_t credentials) {
   CHECK_EQ(client.request({"PUT", "key", {}, {}, "a body", 5000, 0}).status, 200);
   CHECK_EQ(client.request({"GET", "key", {}, {}, "", 5000, 0}).body, "a body");
   CHECK_EQ(client.request({"GET", "other", {}, {}, "", 5000, 0}).code, "NoSuchKey");
+  // Bodies whose length is not said: until the end, and in chunks; whenever they come.
+  const std::string text(100'000, 'y');
+  CHECK_EQ(client.request({"PUT", "long", {}, {}, text, 5000, 0}).status, 200);
+  for (int i = 0; i < 20; i++) {
+    for (const char fault : {'u', 'k', 'x', 'c'}) {
+      server.plan("long", fault, 1);
+      const S3Answer answer = client.request({"GET", "long", {}, {}, "", 5000, 2});
+      test_context() = std::string(1, fault) + " " + answer.why;
+      CHECK(answer.status == 200 && answer.body == text);
+    }
+  }
   server.plan("held", 'h', 100);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; i++) {

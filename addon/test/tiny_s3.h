@@ -26,7 +26,7 @@ class TinyS3 {
     std::string record, body, etag;
   };
   // What becomes of the requests whose key has this in it, so often; a letter each: '5' 500, 's' 503 with Retry-After 0, 'r' reset, 'h' hold until released, 'c' half of the body and then reset,
-  // 'w' a wrong byte in the body, 'n' 501.
+  // 'w' a wrong byte in the body, 'n' 501, 'x' another answer behind the right one, 'u' a body until the connection's end, 'k' in chunks of 7 bytes.
   void plan(const std::string& match, char fault, int times = 1) {
     std::lock_guard lock(mutex_);
     plans_.push_back({match, fault, times});
@@ -234,7 +234,25 @@ class TinyS3 {
       send_all(fd, "HTTP/1.1 " + std::to_string(status) + " X\r\nContent-Length: " + std::to_string(object.body.size()) + "\r\n" + headers + "\r\n" + object.body.substr(0, object.body.size() / 2));
       return false;
     }
-    return say(status, headers, object.body);
+    if (fault == 'u' || fault == 'k') {
+      lock.unlock();
+      std::string text = "HTTP/1.1 " + std::to_string(status) + " X\r\n" + headers;
+      if (fault == 'u') {
+        send_all(fd, text + "\r\n" + object.body);
+        return false;
+      }
+      text += "Transfer-Encoding: chunked\r\n\r\n";
+      for (size_t at = 0; at < object.body.size(); at += 7) {
+        const std::string piece = object.body.substr(at, 7);
+        text += "00" + std::to_string(piece.size()) + ";name=value\r\n" + piece + "\r\n";
+      }
+      return send_all(fd, text + "0\r\nTrailer: value\r\n\r\n");
+    }
+    if (fault == 'x') headers += "X-Surplus: yes\r\n";
+    const std::string body = object.body;
+    const bool sent_well = say(status, headers, body);
+    if (fault == 'x') send_all(fd, "HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nWRONG");
+    return sent_well;
   }
 
   int listener_ = -1;

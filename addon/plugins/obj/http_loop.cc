@@ -25,6 +25,7 @@ constexpr int events_max = 64;
 constexpr size_t buffer_bytes = 64 << 10;
 // Of a status line with all headers, and of the line before a chunk.
 constexpr size_t head_bytes_max = 256 << 10, chunk_line_bytes_max = 4 << 10;
+constexpr size_t tls_piece_bytes = 256 << 10;
 // As long as something waits for a deadline, it is looked for this often.
 constexpr int64_t look_every_ns = 20'000'000;
 // Marks a socket that epoll knows.
@@ -54,6 +55,10 @@ bool number(std::string_view text, int base, uint64_t& out) {
     out = out * static_cast<uint64_t>(base) + static_cast<uint64_t>(digit);
   }
   return true;
+}
+bool scheme_is(std::string_view url, std::string_view scheme) {
+  const size_t end = url.find("://");
+  return end != std::string_view::npos && same_name(url.substr(0, end), scheme);
 }
 template <typename Call>
 bool in_gate(Gate* gate, Call&& call) {
@@ -86,6 +91,7 @@ struct HttpLoop::Connection {
   std::string text;  // of a head or a line that has not come as a whole
   uint64_t left = 0;
   bool until_close = false, keep = false, any = false, began_well = false;
+  bool ending = false;  // the other side has sent its last: that is told once, so everything is read up to there
 
   bool sent() const { return head_at == head.size() && (exchange == nullptr || !exchange->sends_body || body_at == exchange->body_bytes); }
 };
@@ -103,7 +109,8 @@ struct HttpCallbacks {
 };
 
 HttpLoop::HttpLoop(const curl::Api& api, HttpOptions options)
-    : api_(api), options_(std::move(options)), secure_(options_.base.starts_with("https://")), epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+    : api_(api), options_(std::move(options)), secure_(options_.base.starts_with("https://")), by_curl_(secure_ || scheme_is(options_.proxy, "https")),
+      asks_proxy_(!secure_ && (scheme_is(options_.proxy, "http") || scheme_is(options_.proxy, "https"))), epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       connections_max_(options_.connections), buffer_(buffer_bytes) {
   if (!epoll_ || !wake_) throw std::system_error(errno, std::generic_category(), "setting up an HTTP thread");
   epoll_event event{};
@@ -167,7 +174,9 @@ void HttpLoop::work() {
       const uint32_t what = events[i].events;
       if ((events[i].data.u64 & 1) == 0) {
         // Closed connections stay where they are until all events are through.
-        go_on(*static_cast<Connection*>(events[i].data.ptr), (what & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP)) != 0);
+        auto& connection = *static_cast<Connection*>(events[i].data.ptr);
+        connection.ending = connection.ending || (what & (EPOLLRDHUP | EPOLLERR | EPOLLHUP)) != 0;
+        go_on(connection, connection.ending || (what & EPOLLIN) != 0);
         continue;
       }
       const int fd = static_cast<int>(events[i].data.u64 >> 1);
@@ -233,7 +242,7 @@ void HttpLoop::resume_ended() {
 
 void HttpLoop::enqueue(HttpExchange& exchange) {
   exchange.code = exchange.status = exchange.os_errno = 0;
-  exchange.cancelled = exchange.sent_again = false;
+  exchange.cancelled = exchange.sent_again = exchange.memory_gone = false;
   exchange.error_text.clear();
   exchange.deadline_ns_ = exchange.timeout_ms > 0 ? now_ns() + exchange.timeout_ms * 1'000'000 : INT64_MAX;
   exchange.place_ = HttpExchange::Place::waiting;
@@ -241,6 +250,7 @@ void HttpLoop::enqueue(HttpExchange& exchange) {
 }
 
 void HttpLoop::start_waiting() {
+  while (open_.size() > connections() && !idle_.empty()) close(*idle_.front());
   while (!waiting_.empty()) {
     HttpExchange& exchange = *waiting_.front();
     if (!idle_.empty()) {
@@ -257,7 +267,6 @@ void HttpLoop::start_waiting() {
       break;
     }
   }
-  while (open_.size() > connections() && !idle_.empty()) close(*idle_.front());
   if (look_due_ns_ < 0 && (!waiting_.empty() || idle_.size() < open_.size())) look_due_ns_ = now_ns() + look_every_ns;
 }
 
@@ -406,7 +415,11 @@ void HttpLoop::take_opened() {
       epoll_event event{};
       event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
       event.data.ptr = &connection;
-      if (fd >= 0 && ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) {
+      // libcurl has let go of the connection, and would close it one day as one that nobody uses: asking for a byte makes the handle hold it until its end.
+      uint8_t byte = 0;
+      size_t moved = 0;
+      const bool held = fd >= 0 && api_.easy_recv(connection.easy, &byte, sizeof(byte), &moved) == curl::again;
+      if (held && ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) {
         connection.fd = fd;
         begin(connection, exchange);
         continue;
@@ -440,8 +453,8 @@ void HttpLoop::begin(Connection& connection, HttpExchange& exchange) {
   std::string& head = connection.head;
   head.clear();
   head.append(exchange.method).append(" ");
-  // A proxy wants to know whom it shall ask; through TLS it does not see it.
-  if (!secure_ && !options_.proxy.empty()) head.append(options_.base);
+  // A proxy wants to know whom it shall ask; through TLS it does not see it, and one that only passes bytes on (SOCKS) does not look.
+  if (asks_proxy_) head.append(options_.base);
   head.append(exchange.target).append(" HTTP/1.1\r\n");
   for (const std::string& line : exchange.header_lines) head.append(line).append("\r\n");
   if (exchange.sends_body) head.append("Content-Length: ").append(std::to_string(exchange.body_bytes)).append("\r\n");
@@ -475,6 +488,8 @@ bool HttpLoop::send_more(Connection& connection) {
     if (exchange.sends_body && connection.body_at < exchange.body_bytes) {
       piece = exchange.body_piece(connection.body_at);
       piece.bytes = static_cast<size_t>(std::min<uint64_t>(piece.bytes, exchange.body_bytes - connection.body_at));
+      // TLS says how far it is when all of a piece is out, and nothing before: so that it can be told from one that does not move, it gets little.
+      if (by_curl_) piece.bytes = std::min(piece.bytes, tls_piece_bytes);
     }
     const size_t head_left = connection.head.size() - connection.head_at;
     const bool with_body = exchange.sends_body && connection.body_at < exchange.body_bytes;
@@ -482,7 +497,7 @@ bool HttpLoop::send_more(Connection& connection) {
     int failed = 0;
     bool again = false;
     const bool there = !with_body || (piece.bytes > 0 && in_gate(piece.gate, [&] {
-      if (secure_) {
+      if (by_curl_) {
         const void* const from = head_left > 0 ? static_cast<const void*>(connection.head.data() + connection.head_at) : piece.data;
         const int code = api_.easy_send(connection.easy, from, head_left > 0 ? head_left : piece.bytes, &moved);
         again = code == curl::again;
@@ -501,11 +516,12 @@ bool HttpLoop::send_more(Connection& connection) {
     if (!there) {
       close(connection);
       exchange.error_text = "the memory was taken away";
+      exchange.memory_gone = true;
       end(exchange, curl::read_error);
       return false;
     }
     if (!with_body) {
-      if (secure_) {
+      if (by_curl_) {
         const int code = api_.easy_send(connection.easy, connection.head.data() + connection.head_at, head_left, &moved);
         again = code == curl::again;
         failed = code == curl::ok || again ? 0 : EIO;
@@ -518,6 +534,7 @@ bool HttpLoop::send_more(Connection& connection) {
     }
     if (failed != 0) {
       // It may have said why before it stopped listening.
+      connection.ending = true;
       if (!receive_more(connection)) return false;
       if (connection.exchange == &exchange) lost(connection, curl::send_error, failed, "the connection broke while the request was sent");
       return false;
@@ -541,20 +558,28 @@ bool HttpLoop::receive_more(Connection& connection) {
     HttpExchange::Room room;
     if (connection.part == Connection::Part::body && connection.began_well && !connection.until_close) {
       room = exchange.body_room();
-      room.bytes = static_cast<size_t>(std::min<uint64_t>(room.bytes, connection.left));
+      // A body that is longer than what is wanted is refused where it is looked at.
+      room.bytes = room.bytes < connection.left ? 0 : static_cast<size_t>(connection.left);
     }
-    if (room.bytes == 0) room = {buffer_.data(), buffer_.size(), nullptr};
+    const bool direct = room.bytes > 0;
+    if (!direct) room = {buffer_.data(), buffer_.size(), nullptr};
     size_t moved = 0;
     int failed = 0;
     bool again = false, over = false;
     const bool there = in_gate(room.gate, [&] {
-      if (secure_) {
+      if (by_curl_) {
         const int code = api_.easy_recv(connection.easy, room.to, room.bytes, &moved);
         again = code == curl::again;
         failed = code == curl::ok || again ? 0 : EIO;
         over = code == curl::ok && moved == 0;
       } else {
-        const ssize_t count = ::recv(connection.fd, room.to, room.bytes, MSG_DONTWAIT);
+        // A byte more than there may be: nobody must find it in front of the next answer.
+        uint8_t surplus = 0;
+        iovec parts[2] = {{room.to, room.bytes}, {&surplus, direct ? 1u : 0u}};
+        msghdr message{};
+        message.msg_iov = parts;
+        message.msg_iovlen = 2;
+        const ssize_t count = ::recvmsg(connection.fd, &message, MSG_DONTWAIT);
         if (count > 0) moved = static_cast<size_t>(count);
         else if (count == 0) over = true;
         else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) again = true;
@@ -564,6 +589,7 @@ bool HttpLoop::receive_more(Connection& connection) {
     if (!there) {
       close(connection);
       exchange.error_text = "the memory was taken away";
+      exchange.memory_gone = true;
       end(exchange, curl::write_error);
       return false;
     }
@@ -581,6 +607,10 @@ bool HttpLoop::receive_more(Connection& connection) {
     }
     connection.moved_ns = now_ns();
     connection.any = true;
+    if (moved > room.bytes) {
+      moved = room.bytes;
+      connection.keep = false;
+    }
     const int64_t taken = feed(connection, room.to, moved);
     if (taken < 0) {
       close(connection);
@@ -595,14 +625,19 @@ bool HttpLoop::receive_more(Connection& connection) {
       return false;
     }
     // All that was there; the next that comes is told again.
-    if (!secure_ && moved < room.bytes) return true;
+    if (!by_curl_ && !connection.ending && moved < room.bytes) return true;
   }
 }
 
 void HttpLoop::answered(Connection& connection) {
   HttpExchange& exchange = *connection.exchange;
   // A request that was not even taken as a whole leaves the connection in the midst of it.
-  if (connection.keep && connection.sent()) {
+  if (connection.keep && by_curl_) {
+    uint8_t surplus = 0;
+    size_t moved = 0;
+    connection.keep = api_.easy_recv(connection.easy, &surplus, sizeof(surplus), &moved) == curl::again;
+  }
+  if (connection.keep && connection.sent() && !connection.ending) {
     connection.exchange = nullptr;
     idle_.push_back(&connection);
   } else {
@@ -751,7 +786,7 @@ bool HttpLoop::take_head(Connection& connection, std::string_view head) {
     at = end + 2;
     if (one.empty()) continue;
     const size_t colon = one.find(':');
-    if (colon == std::string_view::npos) return malformed();
+    if (colon == std::string_view::npos || one.find_first_of(std::string_view("\r\n\0", 3)) != std::string_view::npos) return malformed();
     const std::string_view name = trimmed(one.substr(0, colon)), value = trimmed(one.substr(colon + 1));
     if (same_name(name, "content-length")) {
       uint64_t said = 0;
@@ -759,7 +794,8 @@ bool HttpLoop::take_head(Connection& connection, std::string_view head) {
       has_length = true;
       length = said;
     } else if (same_name(name, "transfer-encoding")) {
-      chunked = lists(value, "chunked");
+      // Nothing else was asked for, and nothing else is understood.
+      chunked = same_name(value, "chunked");
       if (!chunked && !same_name(value, "identity")) return malformed();
     } else if (same_name(name, "connection")) {
       if (lists(value, "close")) connection.keep = false;
@@ -767,6 +803,8 @@ bool HttpLoop::take_head(Connection& connection, std::string_view head) {
     }
     exchange.take_header(name, value);
   }
+  // Whoever says two lengths may be two servers that disagree.
+  if (chunked && has_length) connection.keep = false;
   const bool empty = exchange.method == "HEAD" || status == 204 || status == 304;
   connection.began_well = status < 300;
   if (!exchange.headers_end()) return false;

@@ -60,6 +60,8 @@ class HttpExchange {
   bool cancelled = false;
   // It was sent a second time: the connection that it had used before was gone, perhaps with the answer.
   bool sent_again = false;
+  // The memory of its body, or for its answer, belongs to an environment that has ended.
+  bool memory_gone = false;
   std::string error_text;
 
  protected:
@@ -181,7 +183,9 @@ class HttpLoop {
 
   const curl::Api& api_;
   const HttpOptions options_;
-  const bool secure_;
+  const bool secure_;      // the server is talked to through TLS
+  const bool by_curl_;     // the first hop is
+  const bool asks_proxy_;  // the request goes to a proxy that reads it
   UniqueFd epoll_, wake_;
   curl::Multi* multi_ = nullptr;
   std::deque<HttpExchange*> waiting_;

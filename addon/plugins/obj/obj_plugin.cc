@@ -29,7 +29,11 @@ class Lane {
     Operation* operation;
   };
   // Any thread.
-  void limit(unsigned connections) { loop_.limit(connections); }
+  void limit(unsigned connections) {
+    loop_.limit(connections);
+    // Those that are too many are closed now, and not when there is something to do again.
+    loop_.post([] {});
+  }
   int64_t cpu_ns() const { return loop_.cpu_ns(); }
   void hand_over(std::vector<Given> given) {
     loop_.post([this, given = std::move(given)] {
@@ -184,7 +188,7 @@ class ObjPlugin final : public Plugin {
     if (wanted == in_use_) return;
     in_use_ = wanted;
     const unsigned share = std::max(1u, endpoint_->options().connections / static_cast<unsigned>(in_use_));
-    for (const auto& lane : lanes_) lane->limit(share);
+    for (size_t i = 0; i < lanes_.size(); i++) lanes_[i]->limit(i < in_use_ ? share : 1);
   }
 
   const std::shared_ptr<ObjectEndpoint> endpoint_;

@@ -80,12 +80,31 @@ class MemorySink final : public BodySink {
   bool lost_ = false;
 };
 
-// `bytes 0-99/1234`: the bytes of the whole object. False: it is none.
+// `bytes 0-99/1234`: is it that range, and of how many bytes?
+bool range_is(const S3Answer& answer, uint64_t from, uint64_t bytes, uint64_t& total) {
+  const std::string wanted = "bytes " + std::to_string(from) + "-" + std::to_string(from + bytes - 1) + "/";
+  if (answer.status != 206 || !answer.has_length || answer.length != bytes || !answer.range.starts_with(wanted)) return false;
+  const char* const end = answer.range.data() + answer.range.size();
+  const auto [stopped, error] = std::from_chars(answer.range.data() + wanted.size(), end, total);
+  return error == std::errc() && stopped == end;
+}
+// The bytes of the whole object, of whatever range.
 bool total_of_range(const std::string& range, uint64_t& total) {
   const size_t slash = range.find('/');
   if (slash == std::string::npos) return false;
   const auto [end, error] = std::from_chars(range.data() + slash + 1, range.data() + range.size(), total);
   return error == std::errc() && end == range.data() + range.size();
+}
+// What stands in the text of an XML element.
+std::string xml_escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '&') out += "&amp;";
+    else if (c == '<') out += "&lt;";
+    else if (c == '>') out += "&gt;";
+    else out += c;
+  }
+  return out;
 }
 
 }  // namespace
@@ -353,7 +372,7 @@ Detached PageTransfer::put_part(const std::string& upload, size_t index, uint64_
 
 Task<S3Answer> PageTransfer::complete_parts(const std::string& upload, const std::vector<std::string>& etags, bool only_if_absent) {
   std::string xml = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
-  for (size_t i = 0; i < etags.size(); i++) xml += "<Part><PartNumber>" + std::to_string(i + 1) + "</PartNumber><ETag>" + etags[i] + "</ETag></Part>";
+  for (size_t i = 0; i < etags.size(); i++) xml += "<Part><PartNumber>" + std::to_string(i + 1) + "</PartNumber><ETag>" + xml_escaped(etags[i]) + "</ETag></Part>";
   xml += "</CompleteMultipartUpload>";
   TextSource source(xml);
   S3Request request;
@@ -405,7 +424,7 @@ Task<Outcome> PageTransfer::read_once(bool& again) {
   const bool skip = (operation_.flags & flag::skip_checksum) != 0, ask = caller_.endpoint().options().ask_checksum;
   ObjectRecord record;
   bool unverified = false;
-  Outcome verdict;
+  Outcome verdict = Outcome::of(Status::corrupt);
   MemorySink sink(operation_.memory, 0, length, !skip, [&](const S3Answer& answer) {
     if (!answer.has_length) {
       verdict = Outcome::of(Status::corrupt);
@@ -442,7 +461,7 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
   const bool skip = (operation_.flags & flag::skip_checksum) != 0;
   ObjectRecord record;
   bool unverified = false;
-  Outcome verdict;
+  Outcome verdict = Outcome::of(Status::corrupt);
   // The first part says what the object is; all the others must be of that one.
   MemorySink sink(operation_.memory, 0, std::min(each, length), false, [&](const S3Answer& answer) {
     uint64_t total = 0;
@@ -452,9 +471,13 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
       return false;
     }
     if (!judge(answer, total, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
-    if (total == length) return true;
-    verdict = Outcome::of(Status::length, total);
-    return false;
+    if (total != length) {
+      verdict = Outcome::of(Status::length, total);
+      return false;
+    }
+    uint64_t same = 0;
+    verdict = Outcome::of(Status::corrupt);
+    return range_is(answer, 0, std::min(each, length), same);
   });
   S3Request request;
   request.method = "GET";
@@ -501,7 +524,10 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
 }
 
 Detached PageTransfer::read_range(size_t index, uint64_t at, uint64_t bytes, const std::string& etag, S3Answer& all, Countdown& left) {
-  MemorySink sink(operation_.memory, at, bytes, false, [&](const S3Answer& answer) { return answer.status == 206 && answer.has_length && answer.length == bytes; });
+  MemorySink sink(operation_.memory, at, bytes, false, [&](const S3Answer& answer) {
+    uint64_t total = 0;
+    return range_is(answer, at, bytes, total) && total == operation_.memory.length;
+  });
   S3Request request;
   request.method = "GET";
   request.key = operation_.name;

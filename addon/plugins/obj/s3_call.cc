@@ -261,7 +261,7 @@ Task<S3Answer> S3Caller::once(CallScope& scope, const S3Request& request) {
     answer.result = S3Result::cancelled;
   } else if (exchange.unwanted()) {
     answer.result = S3Result::unwanted;
-  } else if (exchange.code == curl::read_error) {
+  } else if (exchange.memory_gone) {
     answer.result = S3Result::broken;
     answer.why = "the memory was taken away";
   } else if (exchange.code != curl::ok || (answer.status < 300 && !exchange.complete())) {
