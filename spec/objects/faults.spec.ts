@@ -10,7 +10,7 @@ import { workbench } from '../support/workbench.js'
 const PAGE = 100_000
 /** Native code tries a request so often. libcurl sends one once more by itself when a connection that it had used before is reset without an answer. */
 const TRIES = 4
-const CONNECTIONS = 32
+const CONNECTIONS = 64
 /** What tries after the first may cost together, until good answers bring some of it back; one after an error, and after no answer at all. */
 const BUDGET = 500
 const COST_ERROR = 5
