@@ -302,7 +302,7 @@ void client(uint32_t credentials) {
   const std::string text(100'000, 'y');
   CHECK_EQ(client.request({"PUT", "long", {}, {}, text, 5000, 0}).status, 200);
   for (int i = 0; i < 20; i++) {
-    for (const char fault : {'u', 'k', 'x'}) {
+    for (const char fault : {'u', 'k', 'x', 'c'}) {
       server.plan("long", fault, 1);
       const S3Answer answer = client.request({"GET", "long", {}, {}, "", 5000, 2});
       test_context() = std::string(1, fault) + " " + answer.why;

@@ -248,11 +248,13 @@ class TinyS3 {
       }
       return send_all(fd, text + "0\r\nTrailer: value\r\n\r\n");
     }
-    if (fault == 'x') headers += "X-Surplus: yes\r\n";
-    const std::string body = object.body;
-    const bool sent_well = say(status, headers, body);
-    if (fault == 'x') send_all(fd, "HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nWRONG");
-    return sent_well;
+    if (fault == 'x') {
+      // In one piece with the answer: what comes once the next request is on its way no client can tell from its answer.
+      lock.unlock();
+      return send_all(fd, "HTTP/1.1 " + std::to_string(status) + " X\r\nContent-Length: " + std::to_string(object.body.size()) + "\r\n" + headers + "\r\n" + (is_head ? "" : object.body) +
+                              "HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nWRONG");
+    }
+    return say(status, headers, object.body);
   }
 
   int listener_ = -1;

@@ -254,6 +254,10 @@ void HttpLoop::start_waiting() {
   while (!waiting_.empty()) {
     HttpExchange& exchange = *waiting_.front();
     if (!idle_.empty()) {
+      if (!silent(*idle_.back())) {
+        close(*idle_.back());
+        continue;
+      }
       waiting_.pop_front();
       // The one that was used last: the others may be closed for want of work.
       Connection& connection = *idle_.back();
@@ -268,6 +272,14 @@ void HttpLoop::start_waiting() {
     }
   }
   if (look_due_ns_ < 0 && (!waiting_.empty() || idle_.size() < open_.size())) look_due_ns_ = now_ns() + look_every_ns;
+}
+
+// Has nothing come over an idle connection? Whatever did would be taken for the next answer.
+bool HttpLoop::silent(Connection& connection) {
+  uint8_t byte = 0;
+  size_t moved = 0;
+  if (by_curl_) return api_.easy_recv(connection.easy, &byte, sizeof(byte), &moved) == curl::again;
+  return ::recv(connection.fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
 // Deadlines, and connections over which nothing moves.
@@ -632,11 +644,6 @@ bool HttpLoop::receive_more(Connection& connection) {
 void HttpLoop::answered(Connection& connection) {
   HttpExchange& exchange = *connection.exchange;
   // A request that was not even taken as a whole leaves the connection in the midst of it.
-  if (connection.keep && by_curl_) {
-    uint8_t surplus = 0;
-    size_t moved = 0;
-    connection.keep = api_.easy_recv(connection.easy, &surplus, sizeof(surplus), &moved) == curl::again;
-  }
   if (connection.keep && connection.sent() && !connection.ending) {
     connection.exchange = nullptr;
     idle_.push_back(&connection);

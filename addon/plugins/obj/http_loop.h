@@ -166,6 +166,7 @@ class HttpLoop {
   void socket_changed(int socket, int what, void* known);
   int wait_ms() const;
 
+  bool silent(Connection& connection);
   bool open(HttpExchange& exchange);
   void take_opened();
   void begin(Connection& connection, HttpExchange& exchange);
