@@ -6,7 +6,8 @@
 #   NATIVE_TEST_DIR=/mnt/disk ...          where they keep their files (default: $TMPDIR, else /tmp); a real disk is best
 #
 # A program is linked against everything under addon/ that needs neither Node nor libuv. Products lie under build/native-tests
-# and are reused.
+# and are reused. The stand-in libraries of spec/support/stand-ins are built beside them, with the same sanitizers, as
+# $HICACHE_STAND_INS/libNAME.so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +43,9 @@ build() {
   local objects='' programs='' source
   for source in $sources; do objects+=" $out/$kind/${source%.cc}.o"; done
   for source in "$@"; do programs+=" $out/$kind/$(basename "${source%.cc}")"; done
+  for source in spec/support/stand-ins/*.cc; do
+    if [[ -e "$source" ]]; then programs+=" $out/$kind/lib$(basename "${source%.cc}").so"; fi
+  done
   mkdir -p "$out/$kind"
   {
     echo "all:$programs"
@@ -56,6 +60,8 @@ build() {
       echo "$out/$kind/$(basename "${source%.cc}"): $out/$kind/${source%.cc}.o $out/$kind/addon.a"
       echo "	$cxx $sanitizer -o \$@ \$^ -lpthread -ldl"
     done
+    echo "$out/$kind/lib%.so: spec/support/stand-ins/%.cc spec/support/stand-ins/stand_in.h $out/$kind/Makefile.flags"
+    echo "	$cxx $flags -Ispec/support/stand-ins $sanitizer -shared -fPIC -o \$@ \$< -lpthread -ldl"
     echo "-include \$(shell find $out/$kind -name '*.d' 2>/dev/null)"
   } > "$out/$kind/Makefile"
   # Other flags, other objects.
@@ -69,6 +75,7 @@ build() {
 failed=()
 run() {
   local kind=$1 source name; shift
+  export HICACHE_STAND_INS=$PWD/$out/$kind
   for source in "$@"; do
     name=$(basename "${source%.cc}")
     echo "== $kind: $name"

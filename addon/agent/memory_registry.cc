@@ -2,6 +2,7 @@
 
 #include <shared_mutex>
 #include <unordered_map>
+#include <utility>
 
 namespace hicache {
 namespace {
@@ -24,10 +25,13 @@ MemoryRegistry& MemoryRegistry::instance() {
   return the_registry;
 }
 
-RegionRef MemoryRegistry::add(void* address, size_t length) {
+RegionRef MemoryRegistry::add(void* address, size_t length, MemoryKind kind, int device, std::shared_ptr<void> owner) {
   auto region = std::make_shared<Region>();
   region->address = static_cast<uint8_t*>(address);
   region->length = length;
+  region->kind = kind;
+  region->device = device;
+  region->owner = std::move(owner);
   std::unique_lock lock(state().mutex);
   region->id = state().next_id++;
   state().regions[region->id] = region;

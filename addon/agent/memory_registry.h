@@ -11,10 +11,16 @@
 
 namespace hicache {
 
+// What the bytes lie in. `shared`: an iov of 3FS, host memory that its file system side sees too. `device`: a GPU's; no address of it is ever touched by this processor.
+enum class MemoryKind : uint8_t { host, shared, device };
+
 struct Region {
   uint32_t id = 0;
   uint8_t* address = nullptr;
   size_t length = 0;
+  MemoryKind kind = MemoryKind::host;
+  int device = 0;               // ordinal, of device memory
+  std::shared_ptr<void> owner;  // what the memory is a part of, if it must outlive the region's last use
   // Closed when the environment that registered the memory ends.
   Gate gate;
 };
@@ -24,7 +30,7 @@ class MemoryRegistry {
  public:
   static MemoryRegistry& instance();
 
-  RegionRef add(void* address, size_t length);
+  RegionRef add(void* address, size_t length, MemoryKind kind = MemoryKind::host, int device = 0, std::shared_ptr<void> owner = nullptr);
   bool remove(uint32_t id);
   RegionRef find(uint32_t id) const;
   // The region that holds these bytes, if any does.

@@ -10,6 +10,8 @@
 
 namespace hicache {
 
+struct Region;
+
 // One read or write. The submitter owns it and keeps it, and the memory it points to, until the engine hands it back
 // through Sink::completed(): exactly once for every request that submit() took, also after errors and cancellation.
 struct IoRequest {
@@ -21,6 +23,8 @@ struct IoRequest {
   int fd = -1;
   uint64_t offset = 0;        // the engine may advance it, as the iovecs
   iovec iov[2] = {};          // the engine may advance these while it resubmits short I/O
+  // Where the first buffer lies, for engines that must know the memory (its kind, what it is registered as); nullptr: ordinary memory of our own, as the second buffer always is.
+  const Region* region = nullptr;
   const char* name = "";      // for fault injection and messages; outlives the request
   int64_t result = 0;         // out: bytes moved in all (short only at end of file), or -errno
   void* engine_slot = nullptr;  // the engine's own

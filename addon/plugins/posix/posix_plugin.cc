@@ -361,6 +361,7 @@ void PosixTask::to_engine(const iovec* iov, int count, int fd, uint64_t offset, 
   request.fd = fd;
   request.offset = offset;
   request.name = name;
+  request.region = operation->region.get();
 }
 
 bool PosixTask::start_here() {
