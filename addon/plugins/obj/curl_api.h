@@ -24,18 +24,15 @@ struct Message {
 
 // CURLcode.
 enum Code : int {
-  ok = 0, url_malformat = 3, couldnt_resolve_proxy = 5, couldnt_resolve_host = 6, couldnt_connect = 7, weird_server_reply = 8, partial_file = 18, write_error = 23, read_error = 26,
-  out_of_memory = 27, timed_out = 28, ssl_connect_error = 35, aborted_by_callback = 42, got_nothing = 52, send_error = 55, recv_error = 56, ssl_certproblem = 58, ssl_cipher = 59,
-  peer_failed_verification = 60, ssl_cacert_badfile = 77, again = 81, ssl_issuer_error = 83
+  ok = 0, url_malformat = 3, couldnt_connect = 7, partial_file = 18, write_error = 23, read_error = 26,
+  out_of_memory = 27, timed_out = 28, aborted_by_callback = 42, got_nothing = 52, send_error = 55, recv_error = 56, ssl_certproblem = 58, peer_failed_verification = 60,
+  ssl_cacert_badfile = 77, again = 81, ssl_issuer_error = 83
 };
 
 namespace option {
-inline constexpr int buffer_size = 98, ca_info = 10065, connect_only = 141, connect_timeout_ms = 156, custom_request = 10036, error_buffer = 10010, expect_100_timeout_ms = 227, follow_location = 52,
-                     header_data = 10029, header_function = 20079, http_get = 80, http_header = 10023, http_version = 84, in_file_size_large = 30115, ip_resolve = 113,
-                     low_speed_limit = 19, low_speed_time = 20, no_body = 44, no_proxy = 10177, no_progress = 43, no_signal = 99, path_as_is = 234, pipe_wait = 237,
-                     post = 47, post_fields = 10015, post_field_size_large = 30120, private_data = 10103, proxy = 10004, quick_exit = 322, read_data = 10009,
-                     read_function = 20012, seek_data = 10168, seek_function = 20167, ssl_verify_host = 81, ssl_verify_peer = 64, suppress_connect_headers = 265, tcp_keepalive = 213, tcp_nodelay = 121, timeout_ms = 155, upload = 46,
-                     upload_buffer_size = 280, url = 10002, write_data = 10001, write_function = 20011;
+inline constexpr int buffer_size = 98, ca_info = 10065, connect_only = 141, connect_timeout_ms = 156, error_buffer = 10010, http_header = 10023, http_version = 84,
+                     in_file_size_large = 30115, no_body = 44, no_proxy = 10177, no_signal = 99, private_data = 10103, proxy = 10004, quick_exit = 322, read_data = 10009,
+                     read_function = 20012, tcp_keepalive = 213, tcp_nodelay = 121, upload = 46, upload_buffer_size = 280, url = 10002, write_data = 10001, write_function = 20011;
 }
 namespace multi_option {
 inline constexpr int max_connects = 6, pipelining = 3, socket_data = 10002, socket_function = 20001, timer_data = 10005, timer_function = 20004;
@@ -44,10 +41,9 @@ namespace info {
 inline constexpr int active_socket = 0x500000 + 44, os_errno = 0x200000 + 25, private_data = 0x100000 + 21, response_code = 0x200000 + 2;
 }
 namespace poll {
-inline constexpr int none = 0, in = 1, out = 2, in_out = 3, remove = 4;
+inline constexpr int none = 0, in = 1, out = 2, remove = 4;
 }
 inline constexpr int http_version_1_1 = 2, select_in = 1, select_out = 2, select_error = 4, socket_timeout = -1, message_done = 1;
-inline constexpr size_t read_abort = 0x10000000;
 inline constexpr size_t error_text_bytes = 256;
 
 // The functions. One instance for the process; never unloaded, because its threads (name resolution) may outlive whoever used it.

@@ -508,7 +508,7 @@ bool HttpLoop::send_more(Connection& connection) {
     size_t moved = 0;
     int failed = 0;
     bool again = false;
-    const bool there = !with_body || (piece.bytes > 0 && in_gate(piece.gate, [&] {
+    const bool there = (!with_body || piece.bytes > 0) && in_gate(piece.gate, [&] {
       if (by_curl_) {
         const void* const from = head_left > 0 ? static_cast<const void*>(connection.head.data() + connection.head_at) : piece.data;
         const int code = api_.easy_send(connection.easy, from, head_left > 0 ? head_left : piece.bytes, &moved);
@@ -524,25 +524,13 @@ bool HttpLoop::send_more(Connection& connection) {
         else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) again = true;
         else failed = errno;
       }
-    }));
+    });
     if (!there) {
       close(connection);
       exchange.error_text = "the memory was taken away";
       exchange.memory_gone = true;
       end(exchange, curl::read_error);
       return false;
-    }
-    if (!with_body) {
-      if (by_curl_) {
-        const int code = api_.easy_send(connection.easy, connection.head.data() + connection.head_at, head_left, &moved);
-        again = code == curl::again;
-        failed = code == curl::ok || again ? 0 : EIO;
-      } else {
-        const ssize_t count = ::send(connection.fd, connection.head.data() + connection.head_at, head_left, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (count >= 0) moved = static_cast<size_t>(count);
-        else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) again = true;
-        else failed = errno;
-      }
     }
     if (failed != 0) {
       // It may have said why before it stopped listening.
