@@ -7,6 +7,7 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "segments/segment_names.h"
@@ -17,10 +18,16 @@ namespace {
 
 constexpr int64_t live_for_ns = 500'000'000;
 
-bool ask_live(const Store& store, const std::string& folder_name, int folder) {
+// Nothing where it cannot be told: an I/O error says neither that a writer lives nor that it does not.
+std::optional<bool> ask_live(const Store& store, const std::string& folder_name, int folder) {
   const std::string name = store.named(folder_name + "/" + owner_file);
-  const UniqueFd fd(open_file(folder, owner_file, O_RDONLY, name.c_str()));
-  return fd && try_lock(fd.get(), true, name.c_str()) == -EWOULDBLOCK;
+  const int opened = open_file(folder, owner_file, O_RDONLY, name.c_str());
+  if (opened == -ENOENT) return false;
+  if (opened < 0) return std::nullopt;
+  const UniqueFd fd(opened);
+  const int result = try_lock(fd.get(), true, name.c_str());
+  if (result != 0 && result != -EWOULDBLOCK) return std::nullopt;
+  return result == -EWOULDBLOCK;
 }
 
 }  // namespace
@@ -50,16 +57,21 @@ bool is_live(const std::string& directory, const Store& store, const std::string
   static auto* const asked = new std::map<std::string, Asked>;
   const std::string path = folder_path(directory, folder_name);
   const int64_t now = now_ns();
+  bool before = false;
   {
     std::lock_guard lock(mutex);
     const auto found = asked->find(path);
-    if (found != asked->end() && now - found->second.at < live_for_ns) return found->second.live;
+    if (found != asked->end()) {
+      if (now - found->second.at < live_for_ns) return found->second.live;
+      before = found->second.live;
+    }
   }
-  const bool live = ask_live(store, folder_name, folder);
+  const std::optional<bool> live = ask_live(store, folder_name, folder);
+  if (!live) return before;
   std::lock_guard lock(mutex);
   if (asked->size() > 1024) asked->clear();
-  (*asked)[path] = {now, live};
-  return live;
+  (*asked)[path] = {now, *live};
+  return *live;
 }
 
 bool is_local(const Store& store) {

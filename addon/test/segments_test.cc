@@ -887,6 +887,19 @@ void failures(const std::string& base) {
   fault::clear();
 }
 
+// What could not be asked is not believed: the next one asks again.
+void a_look_that_failed(const std::string& base) {
+  test_context() = "a look that failed";
+  for (const char* point : {"open", "flock"}) {
+    const Directory directory(base);
+    const Owned owned(directory.path);
+    fault::set({{.point = point, .match = "/owner", .error = EIO}});
+    CHECK_EQ(usage(directory.path).writers, 0u);
+    CHECK(fault::clear()[0] == 1);
+    CHECK_EQ(usage(directory.path).writers, 1u);
+  }
+}
+
 void a_lock_that_stays(const std::string& base) {
   test_context() = "a lock that stays";
   const Directory directory(base);
@@ -1016,6 +1029,7 @@ int main(int argc, char** argv) {
   capacity(base);
   if (alone) failures(base);
   damage(base, alone ? 120 : 10);
+  a_look_that_failed(base);
   a_lock_that_stays(base);
   closing_ends_grants(base);
   grants_at_once(base);
