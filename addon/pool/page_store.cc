@@ -177,8 +177,8 @@ int PageStore::read_record_block(int fd, uint64_t size, bool direct, const char*
 }
 
 // ---- writing ----
-// A new file is always written by plain blocking calls on a pool thread, never through an engine: writes that extend a file are synchronous in Linux AIO and
-// handed to kernel threads by io_uring, so an engine costs a detour and gains nothing.
+// A new file is written by plain blocking calls on a pool thread, never through an engine of the kernel's: writes that extend a file are synchronous in Linux AIO and
+// handed to kernel threads by io_uring, so an engine costs a detour and gains nothing. Systems that have a data path of their own (3FS, NIXL) move the bytes by it: `mover`.
 
 int PageStore::open_new(const Place& where, const char* path, int flags, const Memory& memory, const char* name, bool& direct) {
   direct = direct_ && is_aligned(memory.data);
@@ -191,11 +191,13 @@ int PageStore::open_new(const Place& where, const char* path, int flags, const M
 }
 
 // `last`: the payload's partial block, padded, and the record block.
-int PageStore::write_content(int fd, bool direct, const Memory& memory, const uint8_t* last, size_t last_bytes, const char* name) {
+int PageStore::write_content(int fd, bool direct, const Content& content) {
+  const Memory& memory = content.memory;
   const size_t whole = round_down(memory.length);
-  const iovec iov[2] = {{memory.data, whole}, {const_cast<uint8_t*>(last), last_bytes}};
-  const bool skip_first = whole == 0;
-  const int64_t moved = file_io::write_all(fd, skip_first ? iov + 1 : iov, skip_first ? 1 : 2, 0, direct, name, {.gate = memory.gate});
+  const iovec both[2] = {{memory.data, whole}, {const_cast<uint8_t*>(content.last), content.last_bytes}};
+  const iovec* const iov = whole == 0 ? both + 1 : both;
+  const int count = whole == 0 ? 1 : 2;
+  const int64_t moved = content.mover ? content.mover(fd, iov, count) : file_io::write_all(fd, iov, count, 0, direct, content.page.name, {.gate = memory.gate});
   return moved < 0 ? static_cast<int>(-moved) : 0;
 }
 
@@ -244,7 +246,7 @@ int PageStore::write_named(const Content& content, const Place& where) {
     if (error == 0) error = -file_io::stat(fd.get(), &status, name);
     // Between its creation and the lock a sweeper may have taken the file for a leftover.
     if (error == 0 && status.st_nlink == 0) continue;
-    if (error == 0) error = write_content(fd.get(), direct, content.memory, content.last, content.last_bytes, name);
+    if (error == 0) error = write_content(fd.get(), direct, content);
     if (error == 0 && !content.wanted()) error = ECANCELED;
     if (error == 0) error = -file_io::rename_at(from, temporary.c_str(), where.folder->fd.get(), where.base, name);
     if (error != 0) ::unlinkat(from, temporary.c_str(), 0);
@@ -262,7 +264,7 @@ int PageStore::write_once(const Content& content, bool exists) {
     const int opened = open_new(where, ".", O_TMPFILE | O_WRONLY, content.memory, name, direct);
     if (opened >= 0) {
       const UniqueFd fd(opened);
-      int error = write_content(fd.get(), direct, content.memory, content.last, content.last_bytes, name);
+      int error = write_content(fd.get(), direct, content);
       if (error == 0 && !content.wanted()) error = ECANCELED;
       if (error == 0) error = link_or_replace(fd.get(), where, exists, name);
       // ENOENT here is a folder that has just been removed (the caller tries again), or a system without /proc.
@@ -277,7 +279,7 @@ int PageStore::write_once(const Content& content, bool exists) {
   return write_named(content, where);
 }
 
-Outcome PageStore::write(const PageName& page, std::string_view meta, const Memory& memory, uint32_t flags, const std::function<bool()>& given_up) {
+Outcome PageStore::write(const PageName& page, std::string_view meta, const Memory& memory, uint32_t flags, const std::function<bool()>& given_up, const Mover& mover) {
   thread_local const AlignedBuffer last(block_bytes + record_bytes);
   const size_t whole = round_down(memory.length), tail = memory.length - whole;
   uint64_t crc = 0;
@@ -322,7 +324,7 @@ Outcome PageStore::write(const PageName& page, std::string_view meta, const Memo
   record.identity = page.identity;
   record.meta = meta;
   encode_record(block, record);
-  const Content content{page, memory, last.data(), static_cast<size_t>(block - last.data()) + record_bytes, given_up};
+  const Content content{page, memory, last.data(), static_cast<size_t>(block - last.data()) + record_bytes, given_up, mover};
   int error = write_once(content, exists);
   if (error == ENOENT && forget_removed_folders()) error = write_once(content, exists);
   return error == 0 ? Outcome::of(Status::ok, memory.length) : Outcome::failed(error);
@@ -332,7 +334,7 @@ Outcome PageStore::write(const PageName& page, std::string_view meta, const Memo
 
 bool PageStore::open(PageRead& read, Outcome& outcome) {
   const size_t length = read.memory.length;
-  const bool want_direct = direct_ && is_aligned(read.memory.data);
+  const bool want_direct = direct_ && (read.to_device || is_aligned(read.memory.data));
   struct stat status;
   const int error = open_page(read.page.name, O_RDONLY | (want_direct ? O_DIRECT : 0), read.fd, status);
   if (error != 0) {
@@ -357,6 +359,7 @@ bool PageStore::open(PageRead& read, Outcome& outcome) {
     return false;
   }
 
+  if (read.to_device && (size == page_file_bytes(length) || (size == length && (read.flags & flag::accept_unverified) != 0))) return open_for_device(read, size, outcome);
   const size_t whole = round_down(length);
   if (size == page_file_bytes(length)) {
     read.record_expected = true;
@@ -397,7 +400,47 @@ bool PageStore::open(PageRead& read, Outcome& outcome) {
   return true;
 }
 
+// The payload goes where no processor of ours looks, so all that can be judged is judged first, by the record alone.
+bool PageStore::open_for_device(PageRead& read, uint64_t size, Outcome& outcome) {
+  const size_t length = read.memory.length;
+  read.judged = Outcome::of(Status::unverified, length);
+  const AlignedBuffer block(record_bytes);
+  Record record;
+  const int result = read_record_block(read.fd.get(), size, read.direct, read.page.name, block.data());
+  if (result < 0 && result != -ENODATA) {
+    outcome = Outcome::failed(-result);
+    return false;
+  }
+  const RecordState state = result == 0 ? decode_record(block.data(), record) : RecordState::none;
+  if (state == RecordState::newer) {
+    outcome = Outcome::failed(EPROTONOSUPPORT);
+  } else if (state == RecordState::damaged || (state == RecordState::whole && page_file_bytes(record.payload_length) != size)) {
+    outcome = Outcome::of(Status::corrupt);
+    if ((read.flags & flag::drop_corrupt) != 0) drop(read);
+  } else if (state == RecordState::none && size != length) {
+    outcome = Outcome::of(Status::length, size);
+  } else if (state == RecordState::whole && record.identity != read.page.identity) {
+    outcome = Outcome::of(Status::identity, record.payload_length);
+  } else if (state == RecordState::whole && record.payload_length != length) {
+    outcome = Outcome::of(Status::length, record.payload_length);
+  } else {
+    if (state == RecordState::whole) {
+      read.judged = Outcome::of(Status::ok, length);
+      read.judged.set_meta(record.meta);
+    }
+    read.wanted = length;
+    read.iov[read.iov_count++] = {read.memory.data, length};
+    return true;
+  }
+  return false;
+}
+
 Outcome PageStore::verify(PageRead& read, int64_t moved) {
+  if (read.to_device) {
+    read.fd.reset();
+    if (moved < 0) return Outcome::failed(static_cast<int>(-moved));
+    return static_cast<uint64_t>(moved) < read.wanted ? Outcome::of(Status::corrupt) : read.judged;
+  }
   Outcome outcome;
   bool ours = false;  // a record of ours that does not hold, so that it may be dropped
   const size_t whole = round_down(read.memory.length), tail = read.memory.length - whole;

@@ -73,6 +73,9 @@ struct Memory {
   }
 };
 
+// Moves the bytes of a new file in place of plain system calls: all of them, or -errno. Blocks.
+using Mover = std::function<int64_t(int fd, const iovec* iov, int count)>;
+
 // A read between open() and verify(): whoever moves the bytes (preadv, or an engine) fills the vectors from offset 0.
 struct PageRead {
   PageName page;
@@ -81,6 +84,9 @@ struct PageRead {
 
   UniqueFd fd;
   bool direct = false;
+  // The bytes go to the memory of a GPU: what the record says was looked at when the file was opened, `judged` is the answer when all bytes have come, and nobody here
+  // can vouch for them.
+  bool to_device = false;
   bool record_expected = false;  // false: the size is the payload's, a file without a record
   AlignedBuffer scratch;         // the payload's last, partial block and the record block
   iovec iov[2] = {};
@@ -88,6 +94,7 @@ struct PageRead {
   uint64_t wanted = 0;  // bytes that must arrive
   dev_t device = 0;
   ino_t inode = 0;
+  Outcome judged;     // of a device's
   bool drop = false;  // out of verify(): the file is ours and damaged, and the caller asked to be rid of it: call drop()
 };
 
@@ -112,7 +119,8 @@ class PageStore {
   bool in_memory() const { return in_memory_.load(std::memory_order_relaxed); }
 
   // `given_up` is asked right before the page becomes visible: a caller that was told "timeout" must not find its page stored long after.
-  Outcome write(const PageName&, std::string_view meta, const Memory&, uint32_t flags, const std::function<bool()>& given_up = {});
+  // `mover`: who moves the bytes; none: plain system calls.
+  Outcome write(const PageName&, std::string_view meta, const Memory&, uint32_t flags, const std::function<bool()>& given_up = {}, const Mover& mover = {});
 
   // True: the read goes on, move the bytes and verify. False: `outcome` is the answer already.
   bool open(PageRead&, Outcome& outcome);
@@ -156,6 +164,7 @@ class PageStore {
   bool forget_removed_folders(const FolderRef& used = nullptr);
 
   int open_page(const char* name, int flags, UniqueFd& fd, struct stat& status, Place* where = nullptr);
+  bool open_for_device(PageRead&, uint64_t size, Outcome& outcome);
   int read_record_block(int fd, uint64_t size, bool direct, const char* name, uint8_t* block);
   // What a write carries to its end.
   struct Content {
@@ -164,6 +173,7 @@ class PageStore {
     const uint8_t* last = nullptr;  // the payload's partial block, padded, and the record block
     size_t last_bytes = 0;
     const std::function<bool()>& given_up;
+    const Mover& mover;
 
     bool wanted() const { return !given_up || !given_up(); }
   };
@@ -172,7 +182,7 @@ class PageStore {
   int replace_with(int fd, const Place&, const char* name);
   int write_named(const Content&, const Place&);
   int open_new(const Place&, const char* path, int flags, const Memory&, const char* name, bool& direct);
-  int write_content(int fd, bool direct, const Memory&, const uint8_t* last, size_t last_bytes, const char* name);
+  static int write_content(int fd, bool direct, const Content&);
 
   const std::string path_;
   const bool direct_;

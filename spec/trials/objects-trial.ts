@@ -19,6 +19,9 @@ const SMALL = new TrialPages([4096, 40_000, 65_536])
 /** In two parts. */
 const LARGE = new TrialPages([5 * MIB + 4096, 5 * MIB + 70_000])
 
+/** What is told of a page when something was wrong with it. */
+const HISTORY_MAX = 40
+
 const pagesOf = (key: string): TrialPages => key.startsWith('large') ? LARGE : SMALL
 
 /** Two caches on one bucket of a server at which everything goes wrong now and then, and what they may say of it. */
@@ -36,6 +39,8 @@ class ObjectsTrial {
   #clockSetAt = 0
   #calls = 0
   #version = 0
+  /** The latest calls and requests of each page. */
+  readonly #history = new Map<string, (() => string)[]>()
 
   constructor(options: TrialOptions) {
     this.#options = options
@@ -68,8 +73,16 @@ class ObjectsTrial {
   }
 
   /** What goes wrong with this request. */
-  #trouble({ method, query }: FakeRequest): FakeTrouble | null {
+  #trouble(request: FakeRequest): FakeTrouble | null {
+    const { method, query } = request
     const random = this.#random
+    let trouble: FakeTrouble | null = null
+    this.#note(request.key, () => `${request.method} arrived ${request.arrivedAt.toFixed(1)}, ${request.bodyBytes} bytes, over ${request.socket}, ${JSON.stringify(trouble)}: ${request.status} ${request.outcome}`)
+    trouble = this.#pickTrouble(random, method, query)
+    return trouble
+  }
+
+  #pickTrouble(random: Random, method: string, query: ReadonlyMap<string, string>): FakeTrouble | null {
     if (!random.chance(this.#rate)) return null
     const troubles: FakeTrouble[] = [
       { kind: 'answer', status: 500 }, { kind: 'answer', status: 503, retryAfter: '0' }, { kind: 'answer', status: 429 }, { kind: 'answer', status: 500, early: true },
@@ -119,10 +132,14 @@ class ObjectsTrial {
 
   async #read(key: string, cache: number): Promise<void> {
     const read = this.#model.read(key, cache)
+    this.#noteCall(key, `cache ${cache} reads`)
     const [outcome] = await this.#caches[cache]!.read([key], this.#signal())
     const what = outcome!.ok ? 'hit' : outcome!.status === 'miss' ? outcome!.reason : outcome!.status
     this.#tally.add(`reads: ${what}`)
-    this.#wrong(this.#model.found(read, this.#versionOf(key, outcome!)))
+    const version = this.#versionOf(key, outcome!)
+    this.#noteCall(key, `cache ${cache} has read: ${what} ${version}`)
+    const violation = this.#model.found(read, version)
+    if (violation !== null) this.#wrong([violation, ...(this.#history.get(key) ?? []).map(tell => tell())].join('\n    '))
     // Bytes that were wrong twice are `corrupt`. One whose length changes each time it is asked for is given up, and so is one in parts that is replaced in their midst.
     const restless = read.changes > 1 && (what === 'length' || what === 'stale')
     if (!restless && !['hit', 'absent', 'unavailable', 'corrupt', 'timeout', 'cancelled'].includes(what)) {
@@ -136,6 +153,7 @@ class ObjectsTrial {
     const known = [...this.#model.possible(key)].filter(version => version !== ABSENT)
     const version = known.length > 0 && this.#random.chance(0.2) ? this.#random.pick(known) : ++this.#version
     this.#model.begin(key, version)
+    this.#noteCall(key, `cache ${cache} writes ${version}`)
     const [outcome] = await this.#caches[cache]!.write([[key, pagesOf(key).page(key, version)]], this.#signal())
     this.#tally.add(`writes: ${outcome!.status}`)
     if (!outcome!.ok) {
@@ -143,15 +161,18 @@ class ObjectsTrial {
       await this.#quiet(key, cache)
     }
     this.#model.end(key, outcome!.ok)
+    this.#noteCall(key, `cache ${cache} has written ${version}: ${outcome!.status}`)
     if (outcome!.status === 'rejected') await this.#pause()
   }
 
   async #delete(key: string, cache: number): Promise<void> {
     this.#model.begin(key, ABSENT)
+    this.#noteCall(key, `cache ${cache} deletes`)
     const deleted = await this.#caches[cache]!.delete(key, this.#signal())
     this.#tally.add(`deletes: ${deleted}`)
     if (!deleted) await this.#quiet(key, cache)
     this.#model.end(key, deleted)
+    this.#noteCall(key, `cache ${cache} has deleted: ${deleted}`)
   }
 
   /** Some calls are called off. */
@@ -165,6 +186,19 @@ class ObjectsTrial {
     } while (busy())
     // What has ended is not asked about again.
     if (this.#server.requests.length > 2000) this.#server.requests.splice(0, this.#server.requests.length, ...this.#server.requests.filter(({ outcome }) => outcome === 'open'))
+  }
+
+  #note(key: string, what: () => string): void {
+    const name = key.split('_')[0]!
+    const known = this.#history.get(name) ?? []
+    if (known.length === 0) this.#history.set(name, known)
+    known.push(what)
+    if (known.length > HISTORY_MAX) known.shift()
+  }
+
+  #noteCall(key: string, what: string): void {
+    const at = performance.now().toFixed(1)
+    this.#note(key, () => `${at} ${what}`)
   }
 
   /** An endpoint that is down is not worth all the calls. */

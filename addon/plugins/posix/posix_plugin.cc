@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <semaphore>
 #include <system_error>
 
 #include "plugins/posix/open_files.h"
@@ -54,7 +55,9 @@ struct Directory {
   OpenFiles segment_data, segment_indexes;
   UniqueFd hold;                         // outlives all that is in flight here
   std::unique_ptr<Engine> engine;        // nullptr: the pool moves the data
-  bool submitted = false;                // something waits for the engine's flush()
+  bool data_path = false;                // the engine is another system's: it takes any file, not only those with O_DIRECT
+  std::unique_ptr<Engine> device_engine; // for the memory of GPUs; may be missing
+  bool submitted = false;                // something waits for an engine's flush()
   std::vector<PosixTask*> to_sum;        // their data are at the engine, their checksums are due; nullptr: not any more
   std::vector<SegmentCommit*> written;   // ready for their records
   SegmentCommits commits;
@@ -68,11 +71,12 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   struct Request : IoRequest {
     PosixTask* task = nullptr;
   };
-  enum class Stage : uint8_t { start, verify, drop, sum };
+  enum class Stage : uint8_t { start, write, verify, drop, sum };
 
   void run() override;      // on the pool
   void arrived() override;  // on the agent's thread: the file is open, the engine's turn; or the checksum is there
   void completed();         // on the agent's thread: the engine is through
+  void cancel();            // on the agent's thread: whoever has it is asked to let go
 
   bool start_here();  // on the agent's thread: what can be started without the pool; false = nothing was done
   void refuse();      // on the agent's thread: it waited, and will not run
@@ -91,7 +95,13 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   bool of_segment() const { return operation->op == Op::segment_write || operation->op == Op::segment_read; }
   bool has(uint32_t which) const { return (operation->flags & which) != 0; }
   bool large() const { return operation->memory.length >= checksum_on_pool_bytes; }
-  bool direct_fits() const { return directory->store.direct() && operation->file_offset % block_bytes == 0 && is_aligned(operation->memory.data); }
+  bool device() const { return operation->region != nullptr && operation->region->kind == MemoryKind::device; }
+  bool direct_fits() const { return directory->store.direct() && operation->file_offset % block_bytes == 0 && (device() || is_aligned(operation->memory.data)); }
+  Engine* engine() const { return device() ? directory->device_engine.get() : directory->engine.get(); }
+  // Does an engine move what is in this file? A buffered one would block whoever hands it to the kernel, so the pool does.
+  bool by_engine(bool direct) const { return engine() != nullptr && (direct || directory->data_path || device()); }
+  bool impossible() const;
+  int64_t move_by_engine(int fd, const iovec* iov, int count);
   void run_page();
   void run_extent();
   bool start_extent_here();
@@ -118,6 +128,9 @@ class PosixTask final : public DirectoryPool::Task, public Event {
   PageRead read_;
   OpenFileRef file_;
   Outcome outcome_;
+
+  // A pool thread that writes a new file waits here for the engine.
+  std::binary_semaphore moved_by_engine_{0};
 
   // ---- segments ----
   SegmentCommit commit_;
@@ -151,7 +164,9 @@ class PosixPlugin final : public Plugin, public Sink {
   std::vector<int> event_fds() const override {
     std::vector<int> fds;
     for (const auto& directory : directories_) {
-      if (directory->engine != nullptr) fds.push_back(directory->engine->event_fd());
+      for (Engine* engine : {directory->engine.get(), directory->device_engine.get()}) {
+        if (engine != nullptr) fds.push_back(engine->event_fd());
+      }
     }
     return fds;
   }
@@ -160,8 +175,8 @@ class PosixPlugin final : public Plugin, public Sink {
 
   void process() override {
     for (const auto& directory : directories_) {
-      if (directory->engine != nullptr) {
-        directory->engine->reap(*this);  // also without anything in flight: it empties the event descriptor
+      if (directory->engine != nullptr || directory->device_engine != nullptr) {
+        reap(*directory);  // also without anything in flight: it empties the event descriptor
         flush(*directory);
       }
       commit_written(*directory);
@@ -201,7 +216,7 @@ class PosixPlugin final : public Plugin, public Sink {
     auto* task = static_cast<PosixTask*>(operation.state);
     if (!task->in_engine) return;
     Directory& directory = *task->directory;
-    directory.engine->cancel(&task->request, *this);
+    task->cancel();
     commit_written(directory);
   }
 
@@ -220,14 +235,19 @@ class PosixPlugin final : public Plugin, public Sink {
   void forget(PosixCall* call) {
     std::erase_if(calls_, [&](const auto& one) { return one.get() == call; });
   }
+  void reap(Directory& directory) {
+    if (directory.engine != nullptr) directory.engine->reap(*this);
+    if (directory.device_engine != nullptr) directory.device_engine->reap(*this);
+  }
   void flush(Directory& directory) {
     if (!directory.submitted) return;
     directory.submitted = false;
-    directory.engine->flush(*this);
+    if (directory.engine != nullptr) directory.engine->flush(*this);
+    if (directory.device_engine != nullptr) directory.device_engine->flush(*this);
     // The device is at work: now there is time for checksums. What it finishes meanwhile makes room in its queue, so it is asked now and then.
     for (size_t i = 0; i < directory.to_sum.size(); i++) {
       if (i > 0 && i % sums_in_a_row == 0) {
-        directory.engine->reap(*this);
+        reap(directory);
         commit_written(directory);
       }
       if (PosixTask* const task = directory.to_sum[i]) task->sum_in_turn();
@@ -300,9 +320,11 @@ void PosixTask::run() {
     switch (stage) {
       case Stage::start:
         if (!operation->claim()) return operation->finish(Outcome::of(Status::cancelled));
+        if (impossible()) return operation->finish(Outcome::failed(EOPNOTSUPP));
         if (operation->op == Op::extent_read || operation->op == Op::extent_write) return run_extent();
         if (of_segment()) return run_segment();
         return run_page();
+      case Stage::write: return;  // the pool's thread is in the midst of it
       case Stage::sum:
         sum_now();
         return plugin->queue().push(this);
@@ -328,11 +350,14 @@ void PosixTask::run_page() {
   PageStore& store = directory->store;
   const PageName page{operation->name, operation->identity};
   switch (operation->op) {
-    case Op::page_write:
+    case Op::page_write: {
+      Mover mover;
+      if (directory->data_path) mover = [this](int fd, const iovec* iov, int count) { return move_by_engine(fd, iov, count); };
       return operation->finish(store.write(page, operation->meta, operation->memory, operation->flags, [this] {
         // Nobody is left to hear of a page whose environment has ended, or to vouch for its memory.
         return operation->cancelling() || (operation->memory.gate != nullptr && operation->memory.gate->closed());
-      }));
+      }, mover));
+    }
     case Op::page_check: return operation->finish(store.check(page, operation->flags));
     case Op::page_delete: return operation->finish(store.remove(page, operation->flags));
     case Op::page_touch: return operation->finish(store.touch(page));
@@ -341,10 +366,11 @@ void PosixTask::run_page() {
   read_.page = page;
   read_.flags = operation->flags;
   read_.memory = operation->memory;
-  if (directory->engine == nullptr) return operation->finish(store.read(read_));
+  read_.to_device = device();
+  if (engine() == nullptr) return operation->finish(store.read(read_));
   Outcome outcome;
   if (!store.open(read_, outcome)) return operation->finish(outcome);
-  if (!read_.direct) {
+  if (!by_engine(read_.direct)) {
     // Its memory is not aligned, or the file system changed its mind: a buffered file would block whoever submits it.
     outcome_ = store.verify(read_, store.fill(read_));
     if (read_.drop) store.drop(read_);
@@ -353,6 +379,28 @@ void PosixTask::run_page() {
   to_engine(read_.iov, read_.iov_count, read_.fd.get(), 0, operation->name);
   plugin->queue().push(this);
 }
+
+// What the memory of a GPU cannot be for here: nobody could sum its bytes, and every page that is stored has a checksum. It is copied to this processor's memory first.
+bool PosixTask::impossible() const {
+  if (!device()) return false;
+  if (directory->device_engine == nullptr || writing()) return true;
+  return (operation->flags & flag::skip_checksum) == 0;
+}
+
+// On the pool, in the midst of a write: the agent's thread hands the request to the engine, and this thread waits.
+int64_t PosixTask::move_by_engine(int fd, const iovec* iov, int count) {
+  to_engine(iov, count, fd, 0, operation->name);
+  // A page smaller than a block is all in a buffer of our own.
+  if (iov[0].iov_base != operation->memory.data) request.region = nullptr;
+  const size_t wanted = request.bytes();
+  stage = Stage::write;
+  plugin->queue().push(this);
+  moved_by_engine_.acquire();
+  if (request.result >= 0 && static_cast<size_t>(request.result) < wanted) return -EIO;
+  return request.result;
+}
+
+void PosixTask::cancel() { engine()->cancel(&request, *plugin); }
 
 void PosixTask::to_engine(const iovec* iov, int count, int fd, uint64_t offset, const char* name) {
   request.kind = writing() ? IoRequest::Kind::write : IoRequest::Kind::read;
@@ -395,6 +443,10 @@ void PosixTask::arrived() {
     if (data_moved_) segment_written();
     return;
   }
+  if (stage == Stage::write && (plugin->stopped() || operation->cancelling())) {
+    request.result = -ECANCELED;
+    return moved_by_engine_.release();
+  }
   if (plugin->stopped() || operation->cancelling()) {
     read_.fd.reset();
     file_.reset();
@@ -402,7 +454,7 @@ void PosixTask::arrived() {
     return operation->finish(Outcome::failed(ECANCELED));
   }
   in_engine = true;
-  directory->engine->submit(&request);
+  engine()->submit(&request);
   directory->submitted = true;
   if (operation->op != Op::segment_write) return;
   directory->commits.one_is_coming();
@@ -411,6 +463,7 @@ void PosixTask::arrived() {
 
 void PosixTask::completed() {
   in_engine = false;
+  if (stage == Stage::write) return moved_by_engine_.release();
   if (of_segment()) return segment_moved(request.result);
   if (operation->op != Op::page_read) return operation->finish(finish_extent(request.result));
   const bool large = operation->memory.length >= checksum_on_pool_bytes && request.result > 0 && (operation->flags & flag::skip_checksum) == 0;
@@ -443,9 +496,9 @@ OpenFileRef PosixTask::cached_extent_file() {
 
 // An extent of a file that is open goes to the engine at once: nothing on the way can block.
 bool PosixTask::start_extent_here() {
-  if (directory->engine == nullptr) return false;
+  if (engine() == nullptr || impossible()) return false;
   OpenFileRef file = cached_extent_file();
-  if (file == nullptr || !file->direct) return false;
+  if (file == nullptr || !by_engine(file->direct)) return false;
   if (!operation->claim()) {
     operation->finish(Outcome::of(Status::cancelled));
   } else if (!prepare_extent(std::move(file))) {
@@ -458,7 +511,7 @@ bool PosixTask::start_extent_here() {
 
 bool PosixTask::prepare_extent(OpenFileRef file) {
   file_ = std::move(file);
-  const size_t length = operation->memory.length, whole = file_->direct ? round_down(length) : length;
+  const size_t length = operation->memory.length, whole = file_->direct && !device() ? round_down(length) : length;
   iovec iov[2];
   int count = 0;
   if (whole > 0) iov[count++] = {operation->memory.data, whole};
@@ -484,7 +537,7 @@ void PosixTask::run_extent() {
     file = directory->files.add(operation->name, "", writing(), direct, UniqueFd(opened));
   }
   if (!prepare_extent(std::move(file))) return operation->finish(Outcome::failed(ECANCELED));
-  if (directory->engine != nullptr && file_->direct) return plugin->queue().push(this);
+  if (by_engine(file_->direct)) return plugin->queue().push(this);
   const auto move = writing() ? file_io::write_all : file_io::read_all;
   operation->finish(finish_extent(move(request.fd, request.iov, request.iov_count, request.offset, file_->direct, operation->name,
                                       {operation->memory.gate, !file_->direct && !directory->store.in_memory()})));
@@ -586,11 +639,11 @@ void PosixTask::sum_meanwhile() {
 
 // A page in a segment that is open goes to the engine at once: nothing on the way can block.
 bool PosixTask::start_segment_here() {
-  if (directory->engine == nullptr) return false;
+  if (engine() == nullptr || impossible()) return false;
   if (has(flag::compare_first) && writing() && large()) return false;
   int error;
   OpenFileRef file = segment_file(true, direct_fits(), false, error);
-  if (file == nullptr || !file->direct) return false;
+  if (file == nullptr || !by_engine(file->direct)) return false;
   Look look = Look::same;
   if (has(flag::foreign)) {
     index_ = segment_file(false, false, false, error);
@@ -639,7 +692,7 @@ void PosixTask::run_segment() {
     return ends(SegmentCommits::stored(Status::already_there, operation->memory.length, commit_.checksum));
   }
   if (sum_error_ != 0 || !prepare_extent(std::move(file))) return ends(Outcome::failed(ECANCELED));
-  if (directory->engine != nullptr && file_->direct) return plugin->queue().push(this);
+  if (by_engine(file_->direct)) return plugin->queue().push(this);
   if (writing() && !summed_) sum_now();
   const file_io::Guard guard{operation->memory.gate, !file_->direct && !directory->store.in_memory()};
   const auto move = writing() ? file_io::write_all : file_io::read_all;
@@ -796,10 +849,16 @@ std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions& options, con
   EngineOptions engine_options;
   engine_options.queue_depth = options.queue_depth;
   for (size_t i = 0; i < options.directories.size(); i++) {
-    if (!options.directories[i].engine) continue;
-    engine_options.hold_fd = plugin->all()[i]->hold.get();
-    plugin->all()[i]->engine = try_create_engine(options.engine, engine_options, refusal);
-    if (plugin->all()[i]->engine == nullptr) return nullptr;
+    Directory& directory = *plugin->all()[i];
+    directory.data_path = options.data_path != nullptr;
+    if (directory.data_path || options.directories[i].engine) {
+      engine_options.hold_fd = directory.hold.get();
+      directory.engine = directory.data_path ? options.data_path(refusal) : try_create_engine(options.engine, engine_options, refusal);
+      if (directory.engine == nullptr) return nullptr;
+    }
+    if (options.device_path == nullptr) continue;
+    directory.device_engine = options.device_path(refusal);
+    if (directory.device_engine == nullptr) return nullptr;
   }
   return plugin;
 }
