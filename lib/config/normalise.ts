@@ -178,14 +178,19 @@ class Normaliser {
     return undefined
   }
 
-  /** Whatever NIXL's own plugins are called, their parameters are strings. Without NIXL, a section that we do not know is a misspelling. */
+  /**
+   * Whatever NIXL's own plugins are called, their parameters are strings. A section that we do not know is a misspelling, unless NIXL is asked for: by `agent`, or (with `agent` auto) by a section
+   * that says `active = true` and is not nearly one of ours.
+   */
   #checkUnknownSections(): void {
     const { problems, agentOption } = this.#context
     const agent = agentOption ?? this.#top.get('agent')?.value
     for (const [name, section] of this.#sections) {
       if (isPluginName(name)) continue
       const sameName = PLUGIN_NAMES.find((known) => known === name.toLowerCase()) ?? (/^hf3fs$/i.test(name) ? '3fs' : undefined)
-      if (agent !== 'nixl' || sameName !== undefined) {
+      const active = section.settings.get('active')?.value
+      const forNixl = agent === 'nixl' || ((agent === undefined || agent === 'auto') && active === true && closest(name, PLUGIN_NAMES) === undefined)
+      if (!forNixl || sameName !== undefined) {
         const meant = sameName ?? closest(name, PLUGIN_NAMES)
         problems.add(section.origin, `there is no plugin ${describeFound(name)}; ${meant === undefined ? `the plugins are ${PLUGIN_NAMES.join(', ')}` : `did you mean "plugin.${meant}"?`}`
           + (sameName === undefined ? ' (plugins that only NIXL knows need agent = "nixl")' : ''))

@@ -1,4 +1,5 @@
 import { inspect } from 'node:util'
+import { markAsUntransferable } from 'node:worker_threads'
 import { availableParallelism } from 'node:os'
 import { HiCacheError, describe } from '../error.js'
 import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
@@ -14,6 +15,7 @@ import { isTraced, traceTransfer, type TransferContext } from '../observe/channe
 import { Health, type HealthReport } from '../observe/health.js'
 import { silentLogger, type Logger } from '../observe/logger.js'
 import { Metrics, type Gauges } from '../observe/metrics.js'
+import { nixlParameters, nixlPluginName } from '../selection/nixl-probe.js'
 import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
 import { chooseLayout } from '../storage/default-layout.js'
@@ -31,7 +33,7 @@ import { Batcher } from '../transfer/batcher.js'
 import { CallScope, type CallOptions } from '../transfer/call-scope.js'
 import { CompletionWords } from '../transfer/completion-words.js'
 import { loadAddon } from '../transfer/load-addon.js'
-import type { AgentOptions, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
+import type { AgentOptions, DataPath, DevicePath, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
 import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
@@ -67,6 +69,8 @@ interface Parts {
   readonly segments: readonly OpenedSegments[] | null
   readonly bucket: ObjectBucket | null
   readonly workers: number
+  /** Memory for the arena that 3FS's side sees too; null: it makes its own. */
+  readonly shared: { readonly buffer: ArrayBuffer; readonly region: number } | null
 }
 
 /**
@@ -143,7 +147,8 @@ export class HiCacheNixl implements AsyncDisposable {
     try {
       throwIfAborted(options.signal)
       const workers = config.options.workers ?? Math.min(2, availableParallelism())
-      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers })
+      const shared = await sharedMemoryOf(config, selection, addon)
+      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers, shared })
       await settledWithin(cache.#started, START_MS_MAX)
       return cache
     } catch (error) {
@@ -152,7 +157,7 @@ export class HiCacheNixl implements AsyncDisposable {
     }
   }
 
-  static async #openObjects(parts: Omit<Parts, 'directories' | 'segments' | 'bucket' | 'workers'>): Promise<HiCacheNixl> {
+  static async #openObjects(parts: Omit<Parts, 'directories' | 'segments' | 'bucket' | 'workers' | 'shared'>): Promise<HiCacheNixl> {
     const { config, addon, logger, options } = parts
     // One event loop and one agent carry more than a network: the agent has threads of its own.
     const workers = config.options.workers ?? 1
@@ -162,7 +167,7 @@ export class HiCacheNixl implements AsyncDisposable {
     if ('reason' in bucket) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `Plugin obj cannot be used: ${bucket.reason} (${bucket.remedy}).`)
     try {
       throwIfAborted(options.signal)
-      return new HiCacheNixl({ ...parts, directories: [], segments: null, bucket, workers })
+      return new HiCacheNixl({ ...parts, directories: [], segments: null, bucket, workers, shared: null })
     } catch (error) {
       bucket.close()
       throw error
@@ -170,7 +175,7 @@ export class HiCacheNixl implements AsyncDisposable {
   }
 
   private constructor(parts: Parts) {
-    const { addon, config, selection, directories, names, logger, segments, bucket, workers } = parts
+    const { addon, config, selection, directories, names, logger, segments, bucket, workers, shared } = parts
     const settings = config.options
     const engine = selection.engine
     this.config = config
@@ -186,7 +191,7 @@ export class HiCacheNixl implements AsyncDisposable {
     })
     for (const warning of selection.warnings) logger.warn(warning)
 
-    this.#arena = new Arena(settings.arenaBytes ?? defaultArenaBytes(), addon)
+    this.#arena = new Arena(settings.arenaBytes ?? defaultArenaBytes(), addon, shared)
     this.#inFlightBytesMax = settings.inFlightBytesMax ?? Math.floor(this.#arena.bytes / 4) * 3
     this.#words = new CompletionWords(WORDS)
     // Registered, so that a thread that reaps for a dead worker asks first whether they are still there.
@@ -199,8 +204,10 @@ export class HiCacheNixl implements AsyncDisposable {
     const agent: AgentOptions = bucket ? { plugin: 'OBJ', objects: bucket.endpoint, words: this.#words.shared, drainMs: DRAIN_MS } : {
       plugin: 'POSIX',
       engine: engine as EngineName,
+      ...dataPathOf(config, selection),
       directories: directories.map(({ realPath, direct, engine: engineFits }, i) => ({
-        path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits,
+        // 3FS has a data path of its own, and no O_DIRECT.
+        path: realPath, direct: direct && settings.useDirectIo && engine !== 'usrbio', engine: direct && settings.useDirectIo && engineFits,
         ...(segments && segments[i]!.ownerFd >= 0 ? { holdFd: segments[i]!.ownerFd } : {})
       })),
       words: this.#words.shared,
@@ -554,7 +561,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
     const storedKey = named ? key : this.#storedKey(key)
     const host = target === undefined ? null : hostMemory(target, 'target', key)
-    const taken: Pinned<PageToRead> = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host, memory: into === 'fresh' ? FRESH : INTO_ARENA, pinned: null }
+    const taken: Pinned<PageToRead> = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host, exactLength: host?.bytes.byteLength ?? null, unchecked: false, memory: into === 'fresh' ? FRESH : INTO_ARENA, pinned: null }
     return host ? this.#place(taken, host.bytes, 'copy-out') : taken
   }
 
@@ -734,6 +741,33 @@ function taking<From, Page extends { readonly pinned: Pinnable | null }>(pages: 
     throw error
   }
   return taken
+}
+
+/** What moves the bytes, where that is not the kernel alone. */
+function dataPathOf(config: NixlBackendConfig, { plugin, agent }: NixlBackendSelection): { dataPath?: DataPath; devicePath?: DevicePath } {
+  if (agent === 'nixl') return { dataPath: { kind: 'nixl', plugin: nixlPluginName(plugin), parameters: nixlParameters(config, plugin) } }
+  switch (plugin) {
+    case '3fs': {
+      const { mount_point: mountPoint = '', mem_config: memConfig = 'dram', iopool_size: iopoolSize = 64 } = config.section('3fs')
+      return { dataPath: { kind: 'usrbio', mountPoint, memConfig, iopoolSize } }
+    }
+    case 'gds_mt': return { devicePath: { kind: 'gds_mt', threadCount: config.section('gds_mt').thread_count! } }
+    case 'gds': {
+      const { batch_pool_size: batchPoolSize, batch_limit: batchLimit, max_request_size: maxRequestSize } = config.section('gds')
+      return { devicePath: { kind: 'gds', batchPoolSize: batchPoolSize!, batchLimit: batchLimit!, maxRequestSize: maxRequestSize! } }
+    }
+    default: return {}
+  }
+}
+
+/** With 3FS and zero copy the arena is memory that 3FS's side sees too. */
+async function sharedMemoryOf(config: NixlBackendConfig, { plugin, agent }: NixlBackendSelection, addon: NativeAddon): Promise<Parts['shared']> {
+  if (plugin !== '3fs' || agent !== 'embedded') return null
+  const { mount_point: mountPoint = '', mem_config: memConfig = 'dram' } = config.section('3fs')
+  if (memConfig === 'dram') return null
+  const shared = await addon.usrbio.allocate(mountPoint, config.options.arenaBytes ?? defaultArenaBytes())
+  markAsUntransferable(shared.buffer)
+  return shared
 }
 
 /** Memory that the kernel never gave back. */

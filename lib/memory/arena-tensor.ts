@@ -16,7 +16,7 @@ export class SlotTensor implements ArenaTensor {
   #slot: Slot | null
 
   /** Takes the slot over: it is held until release(). */
-  constructor(slot: Slot, buffer: SharedArrayBuffer, dtype: DType, shape: readonly number[]) {
+  constructor(slot: Slot, buffer: SharedArrayBuffer | ArrayBuffer, dtype: DType, shape: readonly number[]) {
     const { carrier, bytes } = DTYPES[dtype]
     slot.hold()
     this.#slot = slot

@@ -14,12 +14,13 @@ export const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024
 /**
  * The memory that pages travel through. Its buffer is that of a shared WebAssembly.Memory, whose base is page-aligned (a plain
  * SharedArrayBuffer's is not), so O_DIRECT works on it and every worker sees the same bytes at the same address. No
- * WebAssembly module is ever instantiated in it: its data and stack would overwrite slots.
+ * WebAssembly module is ever instantiated in it: its data and stack would overwrite slots. With 3FS and zero copy it is memory
+ * that the file system's side sees too, and an ArrayBuffer that cannot be transferred.
  *
  * One third stays reserved for transfers: what callers hold (allocate(), getInArena()) can never starve the staging of a plain set().
  */
 export class Arena {
-  readonly buffer: SharedArrayBuffer
+  readonly buffer: SharedArrayBuffer | ArrayBuffer
   readonly bytes: number
   readonly region: number
   readonly #addon: NativeAddon
@@ -30,19 +31,15 @@ export class Arena {
   #heldBytes = 0
   #onFree: () => void = () => {}
 
-  constructor(bytes: number, addon: NativeAddon) {
+  /** `backing`: memory that another system has shared with this process, registered already, of about `bytes`; without it, the arena makes its own. */
+  constructor(bytes: number, addon: NativeAddon, backing: { readonly buffer: ArrayBuffer; readonly region: number } | null = null) {
     if (!Number.isSafeInteger(bytes) || bytes < ARENA_BYTES_MIN || bytes > ARENA_BYTES_MAX) {
       throw new HiCacheError('ERR_ARGUMENT', `arenaBytes is a whole number from ${ARENA_BYTES_MIN} to ${ARENA_BYTES_MAX}; got ${bytes}.`)
     }
-    const wasmPages = Math.ceil(bytes / WASM_PAGE_BYTES)
-    try {
-      this.buffer = new WebAssembly.Memory({ initial: wasmPages, maximum: wasmPages, shared: true }).buffer
-    } catch (cause) {
-      throw new HiCacheError('ERR_REJECTED', `An arena of ${bytes} bytes cannot be had here: lower arenaBytes (arena_bytes) or the limits on address space.`, { cause })
-    }
+    this.buffer = backing?.buffer ?? sharedMemory(bytes)
     this.bytes = this.buffer.byteLength
     this.#addon = addon
-    this.region = addon.registerMemory(new Uint8Array(this.buffer))
+    this.region = backing?.region ?? addon.registerMemory(new Uint8Array(this.buffer))
     const blocks = Math.floor(this.bytes / BLOCK_BYTES)
     this.#allocator = new SlotAllocator(blocks)
     this.#owners = new Array<Slot | undefined>(blocks)
@@ -93,6 +90,15 @@ export class Arena {
 
   /** After this, no transfer can name the arena. Only when nothing is in flight. */
   unregister(): void { this.#addon.unregisterMemory(this.region) }
+}
+
+function sharedMemory(bytes: number): SharedArrayBuffer {
+  const wasmPages = Math.ceil(bytes / WASM_PAGE_BYTES)
+  try {
+    return new WebAssembly.Memory({ initial: wasmPages, maximum: wasmPages, shared: true }).buffer
+  } catch (cause) {
+    throw new HiCacheError('ERR_REJECTED', `An arena of ${bytes} bytes cannot be had here: lower arenaBytes (arena_bytes) or the limits on address space.`, { cause })
+  }
 }
 
 export function roundUp(bytes: number): number { return Math.ceil(bytes / BLOCK_BYTES) * BLOCK_BYTES }

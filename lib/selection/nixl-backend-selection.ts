@@ -1,6 +1,7 @@
 import type { NixlBackendConfig } from '../config/nixl-backend-config.js'
-import { PLUGIN_NAMES, isPluginName, type PluginName } from '../config/schema-facts.js'
+import { PLUGIN_NAMES, isPluginName } from '../config/schema-facts.js'
 import { HiCacheError } from '../error.js'
+import { probeNixl } from './nixl-probe.js'
 import type { PluginProbe, ProbeResult } from './plugin-probe.js'
 import { builtInProbes, type ProbedAddon } from './probes.js'
 
@@ -16,9 +17,14 @@ export interface PluginReport {
 /** What decided: `active` sections or the selector key, the selector variable, the caller's option, or the order of preference. */
 export type SelectionSource = 'configuration' | 'environment' | 'option' | 'auto'
 
+/** Who moves the bytes: native code of ours, or an agent of NIXL's own library. */
+export type AgentName = 'embedded' | 'nixl'
+
 interface Chosen {
-  readonly plugin: PluginName
+  readonly plugin: string
   readonly engine: string
+  readonly agent: AgentName
+  readonly agentReason: string
   readonly source: SelectionSource
   readonly plugins: readonly PluginReport[]
   readonly warnings: readonly string[]
@@ -34,10 +40,13 @@ interface Chosen {
  * A plugin whose section says `active = false` is never used.
  */
 export class NixlBackendSelection {
-  readonly plugin: PluginName
-  /** What moves the bytes: `aio`, `io_uring` or `posix_aio` for posix; empty where a plugin has no choice. */
+  /** One of the five, or a section's name that only NIXL knows. */
+  readonly plugin: string
+  /** What moves the bytes of host memory: `aio`, `io_uring` or `posix_aio` for posix, gds and gds_mt; `usrbio` for 3fs; `libcurl` for obj; `nixl` with that agent. */
   readonly engine: string
-  readonly agent: 'embedded'
+  readonly agent: AgentName
+  /** Why that agent. */
+  readonly agentReason: string
   readonly source: SelectionSource
   /** Every plugin, in the order of preference, then sections of plugins that only NIXL knows. */
   readonly plugins: readonly PluginReport[]
@@ -46,7 +55,8 @@ export class NixlBackendSelection {
   private constructor(chosen: Chosen) {
     this.plugin = chosen.plugin
     this.engine = chosen.engine
-    this.agent = 'embedded'
+    this.agent = chosen.agent
+    this.agentReason = chosen.agentReason
     this.source = chosen.source
     this.plugins = chosen.plugins
     this.warnings = chosen.warnings
@@ -60,23 +70,50 @@ export class NixlBackendSelection {
   static async select(
     config: NixlBackendConfig, addon: ProbedAddon, probes: readonly PluginProbe[] = builtInProbes(addon),
   ): Promise<NixlBackendSelection> {
-    const { reports, results } = await probeAll(config, probes)
-    if (config.options.agent === 'nixl') {
-      throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', 'agent = "nixl" asks for NIXL\'s own library, which this version of hicache-nixl cannot drive yet: '
-        + 'set agent = "embedded" or leave it out')
-    }
     const warnings = [...config.warnings]
     const { candidates, source, question } = candidatesOf(config, warnings)
+    if (config.options.agent === 'nixl') {
+      return await NixlBackendSelection.#byNixl(config, addon, { candidates, source, question, warnings, agentReason: 'the configuration asks for it (agent = "nixl")' })
+    }
+    const { reports, results } = await probeAll(config, probes)
     const report = candidates.map((name) => reports.find((one) => one.name === name)!).find(({ usable }) => usable)
-    if (report === undefined || !isPluginName(report.name)) throw unavailable(question, candidates, reports)
-    const result = results.get(report.name)
-    warnings.push(...result?.warnings ?? [])
-    return new NixlBackendSelection({ plugin: report.name, engine: result?.engine ?? '', source, plugins: reports, warnings })
+    if (report !== undefined) {
+      const result = results.get(report.name)
+      warnings.push(...result?.warnings ?? [])
+      const agentReason = config.options.agent === 'embedded' ? 'the configuration asks for it (agent = "embedded")' : `the embedded agent has plugin ${report.name}`
+      return new NixlBackendSelection({ plugin: report.name, engine: result?.engine ?? '', agent: 'embedded', agentReason, source, plugins: reports, warnings })
+    }
+    const onlyNixl = candidates.filter((name) => !isPluginName(name))
+    if (config.options.agent === 'auto' && onlyNixl.length > 0) {
+      return await NixlBackendSelection.#byNixl(config, addon, {
+        candidates: onlyNixl, source, question, warnings, agentReason: `only NIXL can have plugin ${onlyNixl.join(', ')}`, reports: reports.filter(({ name }) => isPluginName(name)),
+      })
+    }
+    throw unavailable(question, candidates, reports)
+  }
+
+  static async #byNixl(config: NixlBackendConfig, addon: ProbedAddon, asked: {
+    readonly candidates: readonly string[]; readonly source: SelectionSource; readonly question: string; readonly warnings: string[]; readonly agentReason: string
+    readonly reports?: readonly PluginReport[]
+  }): Promise<NixlBackendSelection> {
+    const { candidates, source, question, warnings, agentReason } = asked
+    const names = new Set<string>([...(asked.reports === undefined ? PLUGIN_NAMES : []), ...candidates])
+    const reports: PluginReport[] = [...asked.reports ?? []]
+    // One after the other: each makes an agent, and what NIXL's plugins do to each other meanwhile nobody knows.
+    for (const name of names) {
+      const result: ProbeResult = candidates.includes(name) ? await probeNixl(config, addon, name) : { usable: false, reason: 'nobody asks for it, so it was not tried', remedy: '' }
+      reports.push(reportOf(config, name, result))
+      if (reports.at(-1)!.usable) break
+    }
+    for (const name of names) if (!reports.some((one) => one.name === name)) reports.push(reportOf(config, name, { usable: false, reason: 'another plugin is preferred, so it was not tried', remedy: '' }))
+    const report = candidates.map((name) => reports.find((one) => one.name === name)!).find(({ usable }) => usable)
+    if (report === undefined) throw unavailable(question, candidates, reports)
+    return new NixlBackendSelection({ plugin: report.name, engine: 'nixl', agent: 'nixl', agentReason, source, plugins: reports, warnings })
   }
 
   /** What is known about every plugin, without choosing one: for `doctor`, which reports also where nothing is usable. */
   static async report(
-    config: NixlBackendConfig, addon: ProbedAddon, probes: readonly PluginProbe[] = builtInProbes(addon),
+    config: NixlBackendConfig, addon: ProbedAddon, probes: readonly PluginProbe[] = builtInProbes(addon, true),
   ): Promise<readonly PluginReport[]> {
     return (await probeAll(config, probes)).reports
   }
@@ -88,19 +125,22 @@ Promise<{ reports: readonly PluginReport[]; results: ReadonlyMap<string, ProbeRe
   const reports: PluginReport[] = await Promise.all(PLUGIN_NAMES.map(async (name) => {
     const result = await tryProbe(probes.find((probe) => probe.name === name), config)
     results.set(name, result)
-    const { usable, reason, remedy, engine } = result
-    const details = { ...result.details, ...(engine === undefined ? {} : { engine }) }
-    if (config.active(name) !== false) return { name, usable, reason, remedy, details }
-    return { name, usable: false, reason: `plugin.${name}.active = false switches it off`, remedy: `remove plugin.${name}.active = false`, details }
+    return reportOf(config, name, result)
   }))
   for (const name of config.sections.keys()) {
     if (isPluginName(name)) continue
     reports.push({
-      name, usable: false, reason: `plugin ${name} is none of ours: only NIXL's own library could have it, which this version cannot drive yet`,
-      remedy: `remove plugin.${name}`, details: {},
+      name, usable: false, reason: `plugin ${name} is none of ours: only NIXL's own library could have it`,
+      remedy: `set agent = "nixl" where NIXL is installed, or remove plugin.${name}`, details: {},
     })
   }
   return { reports, results }
+}
+
+function reportOf(config: NixlBackendConfig, name: string, { usable, reason, remedy, engine, details: more }: ProbeResult): PluginReport {
+  const details = { ...more, ...(engine === undefined ? {} : { engine }) }
+  if (config.active(name) !== false) return { name, usable, reason, remedy, details }
+  return { name, usable: false, reason: `plugin.${name}.active = false switches it off`, remedy: `remove plugin.${name}.active = false`, details }
 }
 
 /** A probe must not throw; one that does takes only its own plugin with it. */

@@ -173,7 +173,8 @@ export class FileStore implements PageStore {
   }
 
   #readPage(scope: CallScope, page: PageToRead, end: (outcome: ReadOutcome<Target>, length: number) => void): void {
-    const { key, storedKey, directory, host } = page
+    const { key, storedKey, directory, exactLength } = page
+    const unchecked = page.unchecked || this.#o.uncheckedReads
     if (this.#o.unavailable(directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
     let tries = 0
 
@@ -181,7 +182,7 @@ export class FileStore implements PageStore {
     const readNow = (length: number): void => {
       tries++
       this.#o.batcher.submit(new TransferRequest({
-        op: Op.pageRead, flags: this.#readFlags | (this.#o.uncheckedReads ? Flag.skipChecksum : 0), directory, storedKey, key, memory: page.memory, length,
+        op: Op.pageRead, flags: this.#readFlags | (unchecked ? Flag.skipChecksum : 0), directory, storedKey, key, memory: page.memory, length,
         meta: FileLayout.noMeta, scope,
         onResult: result => { done(length, result) }
       }))
@@ -190,7 +191,7 @@ export class FileStore implements PageStore {
       if (result.failure !== null) return end({ ok: false, status: result.failure, key, error: result.error }, 0)
       if (result.status === Status.length) {
         // With a target the page does not fit. Without one, this is its real length.
-        if (host || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
+        if (exactLength !== null || result.length === 0 || result.length === length || tries >= LENGTH_TRIES_MAX) return miss('length')
         this.#lengthHint = result.length
         return readNow(result.length)
       }
@@ -203,9 +204,9 @@ export class FileStore implements PageStore {
       const unfit = meta ? misfit(page, meta, length) : null
       if (unfit) return miss(unfit)
       this.#cleaner.noteRead(storedKey, directory)
-      end(hit(page, result, meta ?? { dtype: 'uint8', shape: [length] }, this.#o.arena, verified && !this.#o.uncheckedReads), length)
+      end(hit(page, result, meta ?? { dtype: 'uint8', shape: [length] }, this.#o.arena, verified && !unchecked), length)
     }
-    const start = host ? host.bytes.byteLength : this.#lengthHint
+    const start = exactLength ?? this.#lengthHint
     if (start > 0) return readNow(start)
     this.#o.batcher.submit(new TransferRequest({
       op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,

@@ -18,13 +18,17 @@ export interface PageToWrite {
   readonly memory: RequestMemory
 }
 
-/** A page that is wanted; with a target (`host` is its memory), or into memory of the kind that `memory` says. */
+/** A page that is wanted; with a target (`host` is its memory, if that is a host's), or into memory of the kind that `memory` says. */
 export interface PageToRead {
   readonly key: string
   readonly storedKey: string
   readonly directory: number
   readonly target: Target | undefined
   readonly host: HostMemory | null
+  /** Bytes of the target, which are the only length that fits; null without one. */
+  readonly exactLength: number | null
+  /** The bytes go where no processor of ours can look (a GPU's memory), so nobody compares them with their checksum, and the outcome says so. */
+  readonly unchecked: boolean
   readonly memory: RequestMemory
 }
 

@@ -49,14 +49,41 @@ export interface ObjectEndpoint {
 export interface PosixAgentOptions extends AnyAgentOptions {
   /** The embedded plugin that moves the data. */
   readonly plugin: 'POSIX'
-  /** The one engine to use; construction throws with `code: 'ERR_PLUGIN_UNAVAILABLE'` when the system lacks it. */
-  readonly engine: EngineName
+  /** The one engine to use; construction throws with `code: 'ERR_PLUGIN_UNAVAILABLE'` when the system lacks it. With a dataPath: its name, for people. */
+  readonly engine: EngineName | DataPathName
+  /** Another system that moves the bytes of all files of these directories, new ones too, with O_DIRECT or without. */
+  readonly dataPath?: DataPath
+  /** What moves bytes from files to the memory of GPUs. Without it such memory is refused. */
+  readonly devicePath?: DevicePath
   readonly directories: readonly AgentDirectory[]
   /** Operations that an engine keeps in the kernel at once, per directory. Default 64. */
   readonly queueDepth?: number
   /** Threads per directory for work that can block in a file system. Default 8. */
   readonly threads?: number
 }
+export type DataPathName = 'usrbio' | 'nixl'
+export type DataPath = UsrbioPath | NixlPath
+/** 3FS: a ring for reads and one for writes. */
+export interface UsrbioPath {
+  readonly kind: 'usrbio'
+  /** Any directory of the mount. */
+  readonly mountPoint: string
+  /** `dram`: all memory is staged. Else what lies in memory of usrbio.allocate() goes as it is. */
+  readonly memConfig: 'dram' | 'dram_zc' | 'auto'
+  /** Staging slots, of 1 MiB at most each, for both directions together. */
+  readonly iopoolSize: number
+}
+/** An agent of NIXL's own library, with one of its plugins for files. */
+export interface NixlPath {
+  readonly kind: 'nixl'
+  readonly plugin: string
+  readonly parameters: Readonly<Record<string, string>>
+}
+/** cuFile, by its blocking calls on threads of our own (GDS_MT) or by its batches (GDS). */
+export type DevicePath =
+  | { readonly kind: 'gds_mt'; readonly threadCount: number }
+  | { readonly kind: 'gds'; readonly batchPoolSize: number; readonly batchLimit: number; readonly maxRequestSize: number }
+
 export interface AgentDirectory {
   readonly path: string
   /** From probeDirectory().direct, and not switched off by the configuration. */
@@ -95,7 +122,7 @@ export interface ListedFile {
 
 export interface NativeAgent {
   /** `libcurl` for objects. */
-  readonly engine: EngineName | 'libcurl'
+  readonly engine: EngineName | DataPathName | 'libcurl'
   /** Starts every descriptor; resolves when each has its result. Never rejects because of a descriptor. Throws on malformed arguments. */
   submit(descriptors: Float64Array, blob: Uint8Array, wantMetas: boolean): Promise<BatchResult>
   /** Regular files in `folder` (relative; '' = the directory itself). A folder that is not there is empty. Runs on the directory's pool. */
@@ -338,6 +365,53 @@ export interface NativeObjects {
   }): { readonly authorization: string; readonly canonicalRequest: string; readonly stringToSign: string }
 }
 
+/** What was found out about a library and what is behind it. `library`: the file that was loaded, '' = none; `version`: '' where it does not say. */
+export interface LibraryReport { readonly usable: boolean; readonly library: string; readonly version: string; readonly reason: string; readonly remedy: string }
+
+/** 3FS's client library. */
+export interface NativeUsrbio {
+  /** Writes and reads a block of a temporary file in the directory through a ring, on a native thread. `mountPoint` '' = whichever the directory lies on. */
+  probe(directory: string, mountPoint: string): Promise<LibraryReport & { readonly mountPoint: string }>
+  /** Memory that 3FS's side sees too, registered; it ends when the buffer is collected and the region is unregistered. Rejects with `code: 'ERR_PLUGIN_UNAVAILABLE'`. */
+  allocate(mountPoint: string, bytes: number): Promise<{ readonly buffer: ArrayBuffer; readonly region: number }>
+}
+
+/** NIXL's own library. */
+export interface NativeNixl {
+  /** Makes an agent with the plugin and ends it, on a native thread. `plugins`: all that the library lists. */
+  probe(plugin: string, parameters: Readonly<Record<string, string>>): Promise<LibraryReport & {
+    readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly memories: readonly string[]; readonly reason: string }[]
+  }>
+}
+
+/** cuFile. */
+export interface NativeCufile {
+  /** May hang for ever in the driver: for child processes alone. `mode`: whether data go from the disk to the GPU directly, or through memory of this host. */
+  probe(): LibraryReport & { readonly mode: 'gds' | 'compat' | 'unavailable' }
+}
+
+/** CUDA's driver. Addresses are those of a GPU's memory. */
+export interface NativeCuda {
+  /** Loads libcuda on a native thread. */
+  probe(): Promise<LibraryReport & { readonly devices: number }>
+  /** Memory of a GPU of our own, registered. */
+  allocate(device: number, bytes: number): Promise<DeviceRegion>
+  /** Memory of another process's, by the 64-byte handle of its allocation; `offset` bytes into that. */
+  openHandle(handle: Uint8Array, device: number, offset: number, bytes: number): Promise<DeviceRegion>
+  /** Memory that somebody else in this process has allocated, and keeps for as long as it is registered. */
+  adopt(device: number, address: bigint, bytes: number): Promise<DeviceRegion>
+  /** The handle of the allocation that a region lies in, and where it begins in that. */
+  exportHandle(region: number): Promise<{ readonly handle: Uint8Array; readonly offset: number }>
+  /** Nothing may be in flight. What was allocated or opened ends. */
+  release(region: number): Promise<void>
+  /** Between a region and registered host memory, on a native thread. */
+  copyToHost(region: number, offset: number, hostRegion: number, hostOffset: number, bytes: number): Promise<void>
+  copyToDevice(region: number, offset: number, hostRegion: number, hostOffset: number, bytes: number): Promise<void>
+  /** Locks registered host memory for copies at full speed; ends when it is unregistered. False: the driver refuses, and copies are slower. */
+  pin(hostRegion: number): Promise<boolean>
+}
+export interface DeviceRegion { readonly region: number; readonly address: bigint; readonly device: number }
+
 export interface NativeAddon {
   readonly protocol: Readonly<Record<string, Readonly<Record<string, number>> | number>>
   readonly Agent: new (options: AgentOptions) => NativeAgent
@@ -377,6 +451,10 @@ export interface NativeAddon {
   readonly segments: NativeSegments
   /** Object stores. */
   readonly objects: NativeObjects
+  readonly usrbio: NativeUsrbio
+  readonly nixl: NativeNixl
+  readonly cufile: NativeCufile
+  readonly cuda: NativeCuda
   bench: NativeBench
 }
 

@@ -361,7 +361,7 @@ export class SegmentStore implements PageStore {
     tried.tries++
     const storage = new ReadHold(this.#directories[page.directory]!, call.digests, call.digestAt(i))
     storage.request = new TransferRequest({
-      op: Op.segmentRead, flags: this.#readFlags, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
+      op: Op.segmentRead, flags: page.unchecked ? Flag.skipChecksum : this.#readFlags, directory: page.directory, storedKey: page.storedKey, key: page.key, memory: page.memory, length, meta: NO_META, scope, storage,
       onResult: result => { this.#didRead(scope, call, i, tried, storage, result) }
     })
     this.#o.batcher.submit(storage.request)
@@ -369,8 +369,8 @@ export class SegmentStore implements PageStore {
 
   /** Unknown pages may be on their way to storage: the write says their length. */
   #expectedLength(call: ReadCall, i: number): number {
-    const { host, directory } = call.pages[i]!
-    if (host) return host.bytes.byteLength
+    const { exactLength, directory } = call.pages[i]!
+    if (exactLength !== null) return exactLength
     const { index } = this.#directories[directory]!
     const entry = index.find(call.digests, call.digestAt(i))
     return entry >= 0 ? index.length(entry) : 1
@@ -382,7 +382,7 @@ export class SegmentStore implements PageStore {
     const { length } = storage.request!
     if (result.failure !== null) return this.#endRead(call, i, { ok: false, status: result.failure, key, error: result.error }, 0)
     if (result.status === Status.length) {
-      if (page.host || result.length === 0 || result.length === length || tried.tries >= LENGTH_TRIES_MAX) return this.#missed(call, i, 'length')
+      if (page.exactLength !== null || result.length === 0 || result.length === length || tried.tries >= LENGTH_TRIES_MAX) return this.#missed(call, i, 'length')
       return this.#readPage(scope, call, i, tried, result.length)
     }
     const reason = missReason(result.status)
@@ -408,7 +408,7 @@ export class SegmentStore implements PageStore {
     const unfit = misfit(page, meta, length)
     if (unfit) return this.#missed(call, i, unfit)
     if (storage.current) call.landed[i] = storage
-    this.#endRead(call, i, hit(page, result, meta, this.#o.arena, this.#readFlags === 0), length)
+    this.#endRead(call, i, hit(page, result, meta, this.#o.arena, this.#readFlags === 0 && !page.unchecked), length)
   }
 
   #missed(call: ReadCall, i: number, reason: MissReason): void { this.#endRead(call, i, { ok: false, status: 'miss', key: call.pages[i]!.key, reason }, 0) }
