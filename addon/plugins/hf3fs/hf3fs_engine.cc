@@ -41,7 +41,7 @@ constexpr size_t slot_bytes_min = 65536;
 constexpr unsigned depth_max = 32768;
 constexpr unsigned slots_max = 1 << 20;
 // A waiting thread looks up this often: for deadlines, and for the end.
-constexpr milliseconds slice{50};
+constexpr milliseconds slice{50}, soonest{5};
 constexpr milliseconds stall{1};
 constexpr unsigned stalls_max = 2000;
 constexpr unsigned reads_in_a_row = 16;
@@ -228,9 +228,11 @@ class Core : public std::enable_shared_from_this<Core> {
 // ---- beginning and end ----
 
 bool Core::open(std::string& reason, std::string& remedy) {
-  remedy = "name the directory where 3FS is mounted as plugin.3fs.mount_point, and look whether its daemon (hf3fs_fuse_main) runs";
   mount_ = mount_point_of(api_, options_.mount_point, reason);
-  if (mount_.empty()) return false;
+  if (mount_.empty()) {
+    remedy = "name the directory where 3FS is mounted as plugin.3fs.mount_point, and look whether its daemon (hf3fs_fuse_main) runs";
+    return false;
+  }
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) {
     reason = "eventfd: " + engines::describe_errno(errno);
@@ -542,7 +544,7 @@ void Core::wait_for(Ring& ring) {
     }
     const Time now = Clock::now();
     const auto until_look = std::chrono::ceil<milliseconds>(ring.next_look - now);
-    const timespec deadline = real_time_in(std::clamp(until_look, milliseconds(1), slice));
+    const timespec deadline = real_time_in(std::clamp(until_look, soonest, slice));
     lock.unlock();
     const int count = guarded([&] { return api_.wait_for_ios(&ring.ior, cqes.data(), static_cast<int>(cqes.size()), 1, &deadline); });
     lock.lock();

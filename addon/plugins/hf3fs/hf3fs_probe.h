@@ -6,8 +6,8 @@
 namespace hicache::hf3fs {
 
 struct ProbeOptions {
-  std::string mount_point;  // the configured one; empty: whichever the directory lies on
-  int timeout_ms = 5000;    // of each of the two transfers
+  std::string mount_point{};  // the configured one; empty: whichever the directory lies on
+  int timeout_ms = 5000;      // of each of the two transfers
 };
 
 struct Probe {
