@@ -1,0 +1,68 @@
+// An engine over a NIXL agent of its own: NIXL's plugins POSIX, GDS, GDS_MT and HF3FS move the bytes of files whose descriptors they are given.
+//
+// The library does its work inside of our calls, on the caller's thread (its POSIX plugin has no thread of its own), so the engine asks again by a timer, for as long as
+// something is in flight. Nothing that the library says is believed: after "success" the length of the file is looked at; after a failure the agent is thrown away, and what it
+// failed is tried once more, each request by itself; after a deadline the agent is given up, with the memory that it may still write to.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "plugins/nixl/nixl_api.h"
+
+namespace hicache::nixl {
+
+struct Options {
+  std::string plugin = "POSIX";
+  // As NIXL wants them. It ignores unknown ones silently. HF3FS gets mem_config=dram unless that is given: it would map over the memory it is given.
+  std::map<std::string, std::string> parameters;
+  unsigned queue_depth = 256;  // descriptors in flight in an agent; 1 to 256, brought into that range: with over 512 NIXL's io_uring hangs
+  int64_t timeout_ms = 30'000;  // of one transfer; then its agent is given up
+  // A transfer of several descriptors that fails may have others still under way. For so long nobody gets them back, nor are they tried again.
+  int64_t settle_ms = 250;
+};
+
+// Counted since the engine was made.
+struct Statistics {
+  uint64_t transfers = 0, polls = 0;
+  uint64_t agents = 0;       // made
+  uint64_t failed = 0;       // transfers that the library failed
+  uint64_t retried = 0;      // requests that were tried once more by themselves
+  uint64_t short_writes = 0; // the library said success, and the file did not have the bytes
+  uint64_t given_up = 0;     // agents that passed a deadline
+};
+
+class NixlEngine : public Engine {
+ public:
+  // Before the descriptor is closed, on the engine's thread. Without it a number that is used again is noticed, but the agent keeps the old one for a while.
+  virtual void forget_file(int fd) = 0;
+  // Before memory ends, on the engine's thread; the same.
+  virtual void forget_region(uint32_t id) = 0;
+  virtual bool takes_device_memory() const = 0;
+  // Of NIXL, in words; empty when there was none. NIXL's errors carry no text.
+  virtual const std::string& last_problem() const = 0;
+  virtual const Statistics& statistics() const = 0;
+  // Agents that are given up now, and still hold requests.
+  virtual size_t agents_given_up() const = 0;
+};
+
+// nullptr with a refusal. Loads the library and makes the first agent: for threads that may wait.
+std::unique_ptr<NixlEngine> try_create_nixl(const Options&, Refusal&);
+
+// Agents that this process has left behind, with their requests, because these never came to an end.
+size_t agents_left_behind();
+
+struct Probe {
+  bool usable = false;
+  std::string path, version, plugin_folder;
+  std::vector<PluginInfo> plugins;
+  std::string reason, remedy;
+};
+// By making an engine and asking it nothing. For threads that may wait.
+Probe probe(const Options&);
+
+}  // namespace hicache::nixl
