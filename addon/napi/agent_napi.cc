@@ -6,6 +6,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "napi/data_paths_napi.h"
 #include "napi/objects_napi.h"
 #include "plugins/obj/obj_plugin.h"
 #include "plugins/posix/posix_plugin.h"
@@ -88,6 +89,7 @@ std::unique_ptr<Plugin> make_posix_plugin(Napi::Object options, const std::share
   posix.queue_depth = static_cast<unsigned>(number);
   if (!number_of(options, "threads", 8, 1, 256, number)) return nullptr;
   posix.threads = static_cast<unsigned>(number);
+  if (!data_paths_of(options, posix)) return nullptr;
   const Napi::Value list = options.Get("directories");
   if (list.IsEmpty() || !list.IsArray() || list.As<Napi::Array>().Length() == 0) {
     throw_argument(env, "directories must be an array with at least one directory.");

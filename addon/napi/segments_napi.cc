@@ -372,7 +372,8 @@ Napi::Value grant(const Napi::CallbackInfo& info) {
   double data_bytes = 0, capacity = 0, keep_free_bytes = 0;
   options.extent_bytes = arguments.extent_bytes_in(object.Get("extentBytes"));
   if (!arguments.ok || !number_of(object, "dataBytes", std::nan(""), options.extent_bytes, 1e15, data_bytes) || !number_of(object, "capacity", 0, 0, bytes_max, capacity) ||
-      !number_of(object, "keepFreeBytes", 0, 0, bytes_max, keep_free_bytes) || !bool_of(object, "direct", false, options.direct)) {
+      !number_of(object, "keepFreeBytes", 0, 0, bytes_max, keep_free_bytes) || !bool_of(object, "direct", false, options.direct) ||
+      !bool_of(object, "prefill", true, options.prefill)) {
     return info.Env().Undefined();
   }
   options.data_bytes = round_down(static_cast<uint64_t>(data_bytes));

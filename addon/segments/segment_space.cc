@@ -95,11 +95,12 @@ class Preparation {
     }
     return bytes;
   }
-  void fill(const IndexHeader& header, uint64_t index_bytes, const Work& work) {
+  void fill(const IndexHeader& header, uint64_t index_bytes, bool prefill, const Work& work) {
     const std::string path = name_ + "/" + new_data_name(id_), index_path = name_ + "/" + new_index_name(id_);
     must(write_zeros(index_.get(), block_bytes, index_bytes, index_path.c_str()), "writing " + index_path);
     must(write_header(index_.get(), header, index_path.c_str()), "writing " + index_path);
     must(sync(index_.get(), false, index_path.c_str()), "fsync of " + index_path);
+    if (!prefill) return;
     const AlignedBuffer zeros(prefill_bytes);
     std::memset(zeros.data(), 0, zeros.size());
     const bool direct = (::fcntl(data_.get(), F_GETFL) & O_DIRECT) != 0;
@@ -181,7 +182,7 @@ Granted grant(const std::string& directory, const std::string& folder_name, cons
       // Counted from the beginning, and taken now: no commit shall fail for want of it.
       must(-work.writer().ring->reserve(), "allocating the ring of changes of " + store.named(folder_name));
     }
-    preparation->fill(header, index_bytes, work);
+    preparation->fill(header, index_bytes, options.prefill, work);
     {
       const DirectoryLock lock(store);
       preparation->finish(work);

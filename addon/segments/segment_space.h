@@ -11,6 +11,7 @@ struct GrantOptions {
   uint32_t extent_bytes = 0;
   uint64_t capacity = 0, keep_free_bytes = 0;
   bool direct = false;
+  bool prefill = true;  // the data are written once, with zeros
 };
 struct Granted {
   uint32_t id = 0;

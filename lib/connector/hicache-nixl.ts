@@ -138,12 +138,13 @@ export class HiCacheNixl implements AsyncDisposable {
     const logger = options.logger ?? silentLogger
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
     if (selection.plugin === 'obj') return await HiCacheNixl.#openObjects({ addon, config, selection, names: scheme, options, logger })
-    const directories = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
+    const probed = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
+    const directories = selection.plugin === '3fs' ? probed.map(withoutDirectIo) : probed
     checkDistinct(config, directories, input)
     throwIfAborted(options.signal)
     const { layout, reason } = chooseLayout({ configured: config.options.storageLayout, storageDirVariable: config.storageDirVariable, directories })
     logger.debug(`Pages are stored in the ${layout} layout: ${reason}`)
-    const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon) : null
+    const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon, { prefill: selection.plugin !== '3fs' }) : null
     try {
       throwIfAborted(options.signal)
       const workers = config.options.workers ?? Math.min(2, availableParallelism())
@@ -206,8 +207,7 @@ export class HiCacheNixl implements AsyncDisposable {
       engine: engine as EngineName,
       ...dataPathOf(config, selection),
       directories: directories.map(({ realPath, direct, engine: engineFits }, i) => ({
-        // 3FS has a data path of its own, and no O_DIRECT.
-        path: realPath, direct: direct && settings.useDirectIo && engine !== 'usrbio', engine: direct && settings.useDirectIo && engineFits,
+        path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits,
         ...(segments && segments[i]!.ownerFd >= 0 ? { holdFd: segments[i]!.ownerFd } : {})
       })),
       words: this.#words.shared,
@@ -758,6 +758,12 @@ function dataPathOf(config: NixlBackendConfig, { plugin, agent }: NixlBackendSel
     }
     default: return {}
   }
+}
+
+/** A file system with a data path of its own: what goes beside it, goes through the page cache. */
+function withoutDirectIo(report: DirectoryReport): DirectoryReport {
+  const reason = '3FS moves pages by its own interface'
+  return { ...report, direct: false, directReason: reason, engine: false, engineReason: reason }
 }
 
 /** With 3FS and zero copy the arena is memory that 3FS's side sees too. */

@@ -33,6 +33,7 @@ OpenFileRef OpenFiles::find(const char* name, const char* extension, bool writab
 OpenFileRef OpenFiles::add(const char* name, const char* extension, bool writable, bool direct, UniqueFd fd) {
   const int flags = ::fcntl(fd.get(), F_GETFL);
   auto file = std::make_shared<OpenFile>(OpenFile{std::move(fd), flags >= 0 && (flags & O_DIRECT) != 0, std::string(name) += extension});
+  if (register_file_) file->registration = register_file_(file->fd.get());
   const std::string& key = key_of(name, extension, writable, direct);
   std::lock_guard lock(mutex_);
   if (const auto found = by_key_.find(key); found != by_key_.end()) {

@@ -1,6 +1,7 @@
 // Open files that hold extents: a segment is used thousands of times, so it is not opened every time. Any thread.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -14,14 +15,17 @@ namespace hicache {
 struct OpenFile {
   UniqueFd fd;
   bool direct = false;
-  std::string name;  // relative to the directory
+  std::string name;                     // relative to the directory
+  std::shared_ptr<void> registration{};  // with the system that moves its bytes; ends before the descriptor does
 };
 using OpenFileRef = std::shared_ptr<OpenFile>;
 
 class OpenFiles {
  public:
   // `watched`: a file that has been removed is not found any more, which costs a look at it each time.
-  OpenFiles(size_t files_max, bool watched) : files_max_(files_max), watched_(watched) {}
+  // `register_file`: asked for OpenFile::registration; may be empty.
+  OpenFiles(size_t files_max, bool watched, std::function<std::shared_ptr<void>(int fd)> register_file = {})
+      : files_max_(files_max), watched_(watched), register_file_(std::move(register_file)) {}
 
   // nullptr when it is not open. The file's name is `name` with `extension` behind it.
   OpenFileRef find(const char* name, const char* extension, bool writable, bool direct);
@@ -34,6 +38,7 @@ class OpenFiles {
   };
   const size_t files_max_;
   const bool watched_;
+  const std::function<std::shared_ptr<void>(int fd)> register_file_;
   std::mutex mutex_;
   std::list<Entry> entries_;  // latest used first
   std::unordered_map<std::string, std::list<Entry>::iterator> by_key_;

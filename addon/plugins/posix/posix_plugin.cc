@@ -45,12 +45,12 @@ UniqueFd duplicate(int fd) {
 }
 
 struct Directory {
-  Directory(const PosixDirectoryOptions& options, unsigned threads, size_t segment_files)
-      : store(options.path, options.direct), segment_data(segment_files, false), segment_indexes(segment_files, true), hold(duplicate(options.hold_fd)), commits(store, segment_indexes, pool),
-        pool(threads) {}
+  Directory(const PosixDirectoryOptions& options, const PosixOptions& common, size_t segment_files)
+      : store(options.path, options.direct), files(extent_files_max, true, common.register_file), segment_data(segment_files, false, common.register_file), segment_indexes(segment_files, true), hold(duplicate(options.hold_fd)), commits(store, segment_indexes, pool),
+        pool(common.threads) {}
 
   PageStore store;
-  OpenFiles files{extent_files_max, true};
+  OpenFiles files;
   // A segment's name is never used again, and its owner empties the file before it removes it: whoever still has it open finds no page there.
   OpenFiles segment_data, segment_indexes;
   UniqueFd hold;                         // outlives all that is in flight here
@@ -157,7 +157,7 @@ class PosixPlugin final : public Plugin, public Sink {
  public:
   PosixPlugin(const PosixOptions& options, std::shared_ptr<CompletionQueue> queue) : engine_name_(options.engine), queue_(std::move(queue)) {
     const size_t segment_files = segment_files_max(options.directories.size());
-    for (const auto& one : options.directories) directories_.push_back(std::make_unique<Directory>(one, options.threads, segment_files));
+    for (const auto& one : options.directories) directories_.push_back(std::make_unique<Directory>(one, options, segment_files));
   }
 
   const char* engine() const override { return engine_name_.c_str(); }

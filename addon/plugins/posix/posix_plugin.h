@@ -31,6 +31,8 @@ struct PosixOptions {
   std::string engine;
   // Of a system with a data path of its own (3FS, NIXL): it moves all bytes, with O_DIRECT or without, those of new files too. Empty: `engine`, where a directory says so.
   EngineFactory data_path;
+  // Makes a file that was opened known to that system, for as long as the answer lives, which ends before the file is closed. May block. Empty: there is no need.
+  std::function<std::shared_ptr<void>(int fd)> register_file;
   // Moves what lies in a GPU's memory (cuFile). Empty: nothing does.
   EngineFactory device_path;
   std::vector<PosixDirectoryOptions> directories;

@@ -37,6 +37,8 @@ export interface OpenedSegments {
   readonly directory: number
   readonly path: string
   readonly direct: boolean
+  /** Segments are written once before use; not where the file system does not gain by it. */
+  readonly prefill: boolean
   readonly totalBytes: number
   /** This writer's folder; '' when the directory cannot be written: pages of others are read, and none are stored. */
   readonly folder: string
@@ -96,10 +98,10 @@ export class SegmentDirectory {
     this.#o = options
     this.opened = options.opened
     const { opened, settings, metrics, logger, batcher } = options
-    const { native, directory, path, folder, direct, totalBytes } = opened
+    const { native, directory, path, folder, direct, prefill, totalBytes } = opened
     this.folderBytes = new Uint8Array(bytesOf(`segments/${folder}`))
     this.space = new SegmentSpace({
-      native, directory, path, folder, direct, totalBytes, capacity: settings.capacity, segmentBytes: settings.segmentBytes, leaseMs: settings.leaseMs,
+      native, directory, path, folder, direct, prefill, totalBytes, capacity: settings.capacity, segmentBytes: settings.segmentBytes, leaseMs: settings.leaseMs,
       policy: () => makePolicy(settings.evictionPolicy), index: this.index, metrics, logger,
       entomb: tombstone => { this.#entomb(tombstone) },
       wake: () => { batcher.pumpSoon() },

@@ -41,6 +41,7 @@ export interface SegmentSpaceOptions {
   readonly path: string
   readonly folder: string
   readonly direct: boolean
+  readonly prefill: boolean
   readonly totalBytes: number
   /** Bytes on the disk; null: until less than a tenth of the file system is free. */
   readonly capacity: number | null
@@ -361,12 +362,12 @@ export class SegmentSpace {
   /** One at a time: each takes the device for a while, and the store is at its limit sooner than it seems. */
   #grow(state: ClassState): void {
     if (this.#growing || this.#closed) return
-    const { native, path, folder, capacity, totalBytes, direct, index, directory, logger } = this.#o
+    const { native, path, folder, capacity, totalBytes, direct, prefill, index, directory, logger } = this.#o
     const { extentBytes } = state.cls
     const keepFreeBytes = capacity === null ? Math.floor(totalBytes * FREE_SHARE) : 0
     const leastBytes = this.#leastBytes(extentBytes)
     this.#growing = true
-    native.grant(path, folder, { dataBytes: this.#segmentBytes(extentBytes), extentBytes, capacity: capacity ?? 0, keepFreeBytes, direct }).then(granted => {
+    native.grant(path, folder, { dataBytes: this.#segmentBytes(extentBytes), extentBytes, capacity: capacity ?? 0, keepFreeBytes, direct, prefill }).then(granted => {
       this.usedBytes = granted.usedBytes
       if (this.#closed) return
       if (granted.refused !== '') {

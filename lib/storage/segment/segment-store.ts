@@ -68,14 +68,15 @@ export class SegmentStore implements PageStore {
   readonly #roundEntries = new Int32Array(LOOKUP_ROUND)
 
   /**
-   * Opens the segments of each directory, or makes them; what dead writers of this machine left is taken over.
+   * Opens the segments of each directory, or makes them; what dead writers of this machine left is taken over. `prefill`: new segments are written once before use, which local file
+   * systems want.
    * @throws {HiCacheError} ERR_CONFIG: of a newer version, or no such store; ERR_IO.
    */
-  static async openDirectories(directories: readonly DirectoryReport[], addon: NativeAddon): Promise<OpenedSegments[]> {
+  static async openDirectories(directories: readonly DirectoryReport[], addon: NativeAddon, { prefill = true }: { prefill?: boolean } = {}): Promise<OpenedSegments[]> {
     const seed = randomFillSync(new Uint32Array(4))
     const opened: OpenedSegments[] = []
     try {
-      for (const [directory, report] of directories.entries()) opened.push(await openDirectory(addon, report, directory, seed))
+      for (const [directory, report] of directories.entries()) opened.push(await openDirectory(addon, report, directory, seed, prefill))
     } catch (error) {
       await SegmentStore.closeDirectories(opened)
       throw error
@@ -540,10 +541,10 @@ export class SegmentStore implements PageStore {
   }
 }
 
-async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array): Promise<OpenedSegments> {
+async function openDirectory(addon: NativeAddon, report: DirectoryReport, directory: number, seed: Uint32Array, prefill: boolean): Promise<OpenedSegments> {
   const native = addon.segments
   const path = report.realPath
-  const common = { native, directory, path, direct: report.direct, totalBytes: report.totalBytes, seed }
+  const common = { native, directory, path, direct: report.direct, prefill, totalBytes: report.totalBytes, seed }
   if (!report.writable) {
     return { ...common, folder: '', ownerFd: -1, usedBytes: 0, own: { sequence: 0, segments: [], rows: new Uint8Array(0), metas: [], namespaces: [], damaged: 0 } }
   }

@@ -1,0 +1,176 @@
+#include "napi/data_paths_napi.h"
+
+#include <map>
+
+#include "plugins/hf3fs/hf3fs_engine.h"
+#include "plugins/hf3fs/hf3fs_probe.h"
+#include "plugins/hf3fs/registered_file.h"
+#include "plugins/hf3fs/shared_arena.h"
+#include "plugins/nixl/nixl_engine.h"
+
+namespace hicache {
+namespace {
+
+bool parameters_of(Napi::Value value, std::map<std::string, std::string>& out) {
+  if (value.IsEmpty() || !value.IsObject()) {
+    throw_argument(value.Env(), "parameters must be an object of strings.");
+    return false;
+  }
+  const Napi::Object object = value.As<Napi::Object>();
+  const Napi::Array names = object.GetPropertyNames();
+  for (uint32_t i = 0; i < names.Length(); i++) {
+    const std::string name = names.Get(i).As<Napi::String>().Utf8Value();
+    if (!string_of(object, name.c_str(), out[name])) return false;
+  }
+  return true;
+}
+
+bool usrbio_of(Napi::Object options, PosixOptions& out) {
+  hf3fs::Options usrbio;
+  std::string memory;
+  double slots;
+  if (!string_of(options, "mountPoint", usrbio.mount_point) || !string_of(options, "memConfig", memory) || !number_of(options, "iopoolSize", 64, 1, 1 << 20, slots)) return false;
+  usrbio.iopool_size = static_cast<unsigned>(slots);
+  usrbio.mem_config = memory == "dram" ? hf3fs::MemConfig::dram : memory == "dram_zc" ? hf3fs::MemConfig::dram_zc : hf3fs::MemConfig::automatic;
+  usrbio.queue_depth = out.queue_depth;
+  out.data_path = [usrbio](EngineRefusal& refusal) -> std::unique_ptr<Engine> { return hf3fs::try_create_engine(usrbio, refusal.reason, refusal.remedy); };
+  out.register_file = [](int fd) -> std::shared_ptr<void> { return hf3fs::register_file(fd); };
+  return true;
+}
+
+bool nixl_of(Napi::Object options, PosixOptions& out) {
+  nixl::Options bridge;
+  if (!string_of(options, "plugin", bridge.plugin) || !parameters_of(options.Get("parameters"), bridge.parameters)) return false;
+  out.data_path = [bridge](EngineRefusal& refusal) -> std::unique_ptr<Engine> {
+    nixl::Refusal why;
+    auto engine = nixl::try_create_nixl(bridge, why);
+    refusal = {why.reason, why.remedy};
+    return engine;
+  };
+  return true;
+}
+
+void set_library(Out& out, napi_value told, bool usable, const std::string& library, const std::string& version, const std::string& reason, const std::string& remedy) {
+  out.set(told, "usable", out.boolean(usable));
+  out.set(told, "library", out.string(library));
+  out.set(told, "version", out.string(version));
+  out.set(told, "reason", out.string(reason));
+  out.set(told, "remedy", out.string(remedy));
+}
+
+Napi::Value probe_usrbio(const Napi::CallbackInfo& info) {
+  if (info.Length() < 2 || !info[0].IsString() || !info[1].IsString()) {
+    throw_argument(info.Env(), "probe needs a directory and a mount point.");
+    return info.Env().Undefined();
+  }
+  const std::string directory = info[0].As<Napi::String>().Utf8Value();
+  hf3fs::ProbeOptions options;
+  options.mount_point = info[1].As<Napi::String>().Utf8Value();
+  auto answer = std::make_shared<hf3fs::Probe>();
+  return run_in_background(
+      info.Env(), [=] { *answer = hf3fs::probe(directory, options); },
+      [answer](Out& out, const Deferred& deferred) {
+        const napi_value told = out.object();
+        set_library(out, told, answer->usable, answer->library, answer->version, answer->reason, answer->remedy);
+        out.set(told, "mountPoint", out.string(answer->mount_point));
+        deferred.resolve(out, told);
+      });
+}
+
+// Memory of an iov as an ArrayBuffer: it lives for as long as either the buffer or its region does.
+Napi::Value allocate_usrbio(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const double bytes = info.Length() > 1 && info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
+  if (info.Length() < 2 || !info[0].IsString() || !(bytes >= 1 && bytes <= 1e12)) {
+    throw_argument(env, "allocate needs a mount point and a number of bytes.");
+    return env.Undefined();
+  }
+  struct Answer {
+    std::shared_ptr<hf3fs::SharedArena> arena;
+    hf3fs::Refusal refusal;
+  };
+  const std::string mount_point = info[0].As<Napi::String>().Utf8Value();
+  auto answer = std::make_shared<Answer>();
+  return run_in_background(
+      env, [=] { answer->arena = hf3fs::SharedArena::create(mount_point, static_cast<size_t>(bytes), 0, answer->refusal); },
+      [answer](Out& out, const Deferred& deferred) {
+        const Napi::Env here(out.env());
+        if (answer->arena == nullptr) {
+          const Napi::Error error = make_error(here, "ERR_PLUGIN_UNAVAILABLE", "3FS gives no shared memory: " + answer->refusal.reason + ". " + answer->refusal.remedy);
+          return deferred.reject(out, error.Value());
+        }
+        auto* const keeps = new std::shared_ptr<hf3fs::SharedArena>(answer->arena);
+        napi_value buffer = nullptr;
+        const auto forget = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<hf3fs::SharedArena>*>(hint); };
+        if (napi_create_external_arraybuffer(out.env(), answer->arena->base(), answer->arena->bytes(), forget, keeps, &buffer) != napi_ok) {
+          delete keeps;
+          return;
+        }
+        const RegionRef region = MemoryRegistry::instance().add(answer->arena->base(), answer->arena->bytes(), MemoryKind::shared, 0, answer->arena);
+        Environment::of(here).regions.push_back(region);
+        const napi_value told = out.object();
+        out.set(told, "buffer", buffer);
+        out.set(told, "region", out.number(region->id));
+        deferred.resolve(out, told);
+      });
+}
+
+Napi::Value probe_nixl(const Napi::CallbackInfo& info) {
+  nixl::Options options;
+  if (info.Length() < 2 || !info[0].IsString()) {
+    throw_argument(info.Env(), "probe needs a plugin and its parameters.");
+    return info.Env().Undefined();
+  }
+  options.plugin = info[0].As<Napi::String>().Utf8Value();
+  if (!parameters_of(info[1], options.parameters)) return info.Env().Undefined();
+  auto answer = std::make_shared<nixl::Probe>();
+  return run_in_background(
+      info.Env(), [=] { *answer = nixl::probe(options); },
+      [answer](Out& out, const Deferred& deferred) {
+        const napi_value told = out.object();
+        set_library(out, told, answer->usable, answer->path, answer->version, answer->reason, answer->remedy);
+        const napi_value plugins = out.array(answer->plugins.size());
+        for (size_t i = 0; i < answer->plugins.size(); i++) {
+          const nixl::PluginInfo& plugin = answer->plugins[i];
+          const napi_value one = out.object();
+          out.set(one, "name", out.string(plugin.name));
+          out.set(one, "usable", out.boolean(plugin.described));
+          const napi_value memories = out.array(plugin.memory.size());
+          for (size_t j = 0; j < plugin.memory.size(); j++) out.set(memories, j, out.string(nixl::memory_name(plugin.memory[j])));
+          out.set(one, "memories", memories);
+          out.set(one, "reason", out.string(plugin.reason));
+          out.set(plugins, i, one);
+        }
+        out.set(told, "plugins", plugins);
+        deferred.resolve(out, told);
+      });
+}
+
+}  // namespace
+
+bool data_paths_of(Napi::Object options, PosixOptions& out) {
+  const Napi::Value path = options.Get("dataPath");
+  if (path.IsEmpty() || path.IsUndefined()) return true;
+  std::string kind;
+  if (!path.IsObject()) {
+    throw_argument(options.Env(), "dataPath must be an object.");
+    return false;
+  }
+  const Napi::Object object = path.As<Napi::Object>();
+  if (!string_of(object, "kind", kind)) return false;
+  if (kind == "usrbio") return usrbio_of(object, out);
+  if (kind == "nixl") return nixl_of(object, out);
+  throw_argument(options.Env(), "dataPath is of kind usrbio or nixl.");
+  return false;
+}
+
+void export_data_paths(Napi::Env env, Napi::Object exports) {
+  Napi::Object usrbio = Napi::Object::New(env), nixl = Napi::Object::New(env);
+  usrbio.Set("probe", Napi::Function::New(env, probe_usrbio, "probe"));
+  usrbio.Set("allocate", Napi::Function::New(env, allocate_usrbio, "allocate"));
+  nixl.Set("probe", Napi::Function::New(env, probe_nixl, "probe"));
+  exports.Set("usrbio", usrbio);
+  exports.Set("nixl", nixl);
+}
+
+}  // namespace hicache
