@@ -1,6 +1,9 @@
 #include "napi/data_paths_napi.h"
 
 #include <map>
+#include <memory>
+#include <mutex>
+#include <string>
 
 #include "plugins/hf3fs/hf3fs_engine.h"
 #include "plugins/hf3fs/hf3fs_probe.h"
@@ -77,6 +80,43 @@ Napi::Value probe_usrbio(const Napi::CallbackInfo& info) {
       });
 }
 
+// What ArrayBuffers keep alive, by their regions. Of the main thread and workers, so it is locked.
+struct Kept {
+  std::mutex mutex;
+  std::map<uint32_t, std::shared_ptr<hf3fs::SharedArena>> arenas;
+};
+Kept& kept() {
+  static Kept* const the_kept = new Kept;  // never destroyed: threads may outlive main()
+  return *the_kept;
+}
+void let_go(uint32_t region) {
+  std::shared_ptr<hf3fs::SharedArena> arena;
+  std::lock_guard lock(kept().mutex);
+  const auto found = kept().arenas.find(region);
+  if (found == kept().arenas.end()) return;
+  arena = std::move(found->second);
+  kept().arenas.erase(found);
+}
+
+// The end of memory that allocate() gave: the buffer is detached, so that whoever still has it finds nothing, and the memory ends with the last transfer that uses it.
+Napi::Value release_usrbio(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 2 || !info[0].IsArrayBuffer() || !info[1].IsNumber()) {
+    throw_argument(env, "release needs the buffer and the region.");
+    return env.Undefined();
+  }
+  const uint32_t id = info[1].As<Napi::Number>().Uint32Value();
+  const RegionRef region = MemoryRegistry::instance().find(id);
+  if (region != nullptr && region->address == info[0].As<Napi::ArrayBuffer>().Data()) {
+    info[0].As<Napi::ArrayBuffer>().Detach();
+    std::erase(Environment::of(env).regions, region);
+    region->gate.close();
+    MemoryRegistry::instance().remove(id);
+    let_go(id);
+  }
+  return env.Undefined();
+}
+
 // Memory of an iov as an ArrayBuffer: it lives for as long as either the buffer or its region does.
 Napi::Value allocate_usrbio(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -99,14 +139,19 @@ Napi::Value allocate_usrbio(const Napi::CallbackInfo& info) {
           const Napi::Error error = make_error(here, "ERR_PLUGIN_UNAVAILABLE", "3FS gives no shared memory: " + answer->refusal.reason + ". " + answer->refusal.remedy);
           return deferred.reject(out, error.Value());
         }
-        auto* const keeps = new std::shared_ptr<hf3fs::SharedArena>(answer->arena);
+        const RegionRef region = MemoryRegistry::instance().add(answer->arena->base(), answer->arena->bytes(), MemoryKind::shared, 0, answer->arena);
         napi_value buffer = nullptr;
-        const auto forget = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<hf3fs::SharedArena>*>(hint); };
-        if (napi_create_external_arraybuffer(out.env(), answer->arena->base(), answer->arena->bytes(), forget, keeps, &buffer) != napi_ok) {
-          delete keeps;
+        const auto forget = [](napi_env, void*, void* hint) { let_go(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(hint))); };
+        void* const hint = reinterpret_cast<void*>(static_cast<uintptr_t>(region->id));
+        if (napi_create_external_arraybuffer(out.env(), answer->arena->base(), answer->arena->bytes(), forget, hint, &buffer) != napi_ok) {
+          MemoryRegistry::instance().remove(region->id);
           return;
         }
-        const RegionRef region = MemoryRegistry::instance().add(answer->arena->base(), answer->arena->bytes(), MemoryKind::shared, 0, answer->arena);
+        {
+          std::lock_guard lock(kept().mutex);
+          kept().arenas[region->id] = answer->arena;
+        }
+        answer->arena.reset();
         Environment::of(here).regions.push_back(region);
         const napi_value told = out.object();
         out.set(told, "buffer", buffer);
@@ -167,6 +212,7 @@ bool data_paths_of(Napi::Object options, PosixOptions& out) {
 void export_data_paths(Napi::Env env, Napi::Object exports) {
   Napi::Object usrbio = Napi::Object::New(env), nixl = Napi::Object::New(env);
   usrbio.Set("probe", Napi::Function::New(env, probe_usrbio, "probe"));
+  usrbio.Set("release", Napi::Function::New(env, release_usrbio, "release"));
   usrbio.Set("allocate", Napi::Function::New(env, allocate_usrbio, "allocate"));
   nixl.Set("probe", Napi::Function::New(env, probe_nixl, "probe"));
   exports.Set("usrbio", usrbio);

@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os'
 import { HiCacheError, describe } from '../error.js'
 import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
 import { KeyNames, checkKey } from '../keys/index.js'
-import { Arena } from '../memory/arena.js'
+import { Arena, type ArenaBacking } from '../memory/arena.js'
 import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
 import { DTYPES, elementsOf, isDType, type DType } from '../memory/dtype.js'
 import { defaultArenaBytes } from '../memory/memory-limit.js'
@@ -70,7 +70,7 @@ interface Parts {
   readonly bucket: ObjectBucket | null
   readonly workers: number
   /** Memory for the arena that 3FS's side sees too; null: it makes its own. */
-  readonly shared: { readonly buffer: ArrayBuffer; readonly region: number } | null
+  readonly shared: ArenaBacking | null
 }
 
 /**
@@ -569,7 +569,7 @@ export class HiCacheNixl implements AsyncDisposable {
    * Finds where a page's bytes lie for a transfer: as they are when registered and aligned, else by way of a slot. And pins them: from the call on, not only once its turn comes.
    */
   #place<Page extends PageToWrite | PageToRead>(page: Pinned<Page>, bytes: Uint8Array, copy: 'copy-in' | 'copy-out'): Pinned<Page> {
-    const inArena = bytes.buffer === this.#arena.buffer as ArrayBufferLike
+    const inArena = bytes.buffer === this.#arena.buffer
     if (this.#registrations.size > 0 && (inArena || isShared(bytes.buffer))) {
       // First the registrations: a pool in the arena stays registered when the tensor that it was made of is released.
       for (const registration of this.#registrations) {
@@ -596,7 +596,7 @@ export class HiCacheNixl implements AsyncDisposable {
 
   /** `key`: whose memory it is; null: the memory pool's. */
   #arenaSlot(bytes: Uint8Array, key: string | null): Pinnable & { readonly offset: number; readonly bytes: number } {
-    const slot = bytes.buffer === this.#arena.buffer as ArrayBufferLike ? this.#arena.slotOf(bytes.byteOffset, bytes.byteLength) : null
+    const slot = bytes.buffer === this.#arena.buffer ? this.#arena.slotOf(bytes.byteOffset, bytes.byteLength) : null
     if (!slot) throw new HiCacheError('ERR_ARGUMENT', `The memory of ${key === null ? 'the memory pool' : quote(key)} is no arena tensor of this cache that is still held (was it released?).`)
     return slot
   }
@@ -771,9 +771,10 @@ async function sharedMemoryOf(config: NixlBackendConfig, { plugin, agent }: Nixl
   if (plugin !== '3fs' || agent !== 'embedded') return null
   const { mount_point: mountPoint = '', mem_config: memConfig = 'dram' } = config.section('3fs')
   if (memConfig === 'dram') return null
-  const shared = await addon.usrbio.allocate(mountPoint, config.options.arenaBytes ?? defaultArenaBytes())
-  markAsUntransferable(shared.buffer)
-  return shared
+  const { buffer, region } = await addon.usrbio.allocate(mountPoint, config.options.arenaBytes ?? defaultArenaBytes())
+  // Detached by a transfer to another thread, it would still be written to.
+  markAsUntransferable(buffer)
+  return { buffer, region, release: () => { addon.usrbio.release(buffer, region) } }
 }
 
 /** Memory that the kernel never gave back. */

@@ -11,6 +11,14 @@ const WASM_PAGE_BYTES = 65536
 export const ARENA_BYTES_MIN = 16 * 1024 * 1024
 export const ARENA_BYTES_MAX = 4 * 1024 * 1024 * 1024
 
+/** Memory for an arena that another system has shared with this process, registered already. */
+export interface ArenaBacking {
+  readonly buffer: ArrayBuffer
+  readonly region: number
+  /** Ends it; views of the buffer are empty from then on. */
+  release(): void
+}
+
 /**
  * The memory that pages travel through. Its buffer is that of a shared WebAssembly.Memory, whose base is page-aligned (a plain
  * SharedArrayBuffer's is not), so O_DIRECT works on it and every worker sees the same bytes at the same address. No
@@ -24,6 +32,7 @@ export class Arena {
   readonly bytes: number
   readonly region: number
   readonly #addon: NativeAddon
+  readonly #backing: ArenaBacking | null
   readonly #allocator: SlotAllocator
   /** Which slot each block belongs to, to check views that callers pass in. */
   readonly #owners: (Slot | undefined)[]
@@ -31,14 +40,15 @@ export class Arena {
   #heldBytes = 0
   #onFree: () => void = () => {}
 
-  /** `backing`: memory that another system has shared with this process, registered already, of about `bytes`; without it, the arena makes its own. */
-  constructor(bytes: number, addon: NativeAddon, backing: { readonly buffer: ArrayBuffer; readonly region: number } | null = null) {
+  /** `backing`: of about `bytes`; without it, the arena makes its own memory. */
+  constructor(bytes: number, addon: NativeAddon, backing: ArenaBacking | null = null) {
     if (!Number.isSafeInteger(bytes) || bytes < ARENA_BYTES_MIN || bytes > ARENA_BYTES_MAX) {
       throw new HiCacheError('ERR_ARGUMENT', `arenaBytes is a whole number from ${ARENA_BYTES_MIN} to ${ARENA_BYTES_MAX}; got ${bytes}.`)
     }
     this.buffer = backing?.buffer ?? sharedMemory(bytes)
     this.bytes = this.buffer.byteLength
     this.#addon = addon
+    this.#backing = backing
     this.region = backing?.region ?? addon.registerMemory(new Uint8Array(this.buffer))
     const blocks = Math.floor(this.bytes / BLOCK_BYTES)
     this.#allocator = new SlotAllocator(blocks)
@@ -89,7 +99,10 @@ export class Arena {
   populate(): Promise<number> { return this.#addon.populate(new Uint8Array(this.buffer)) }
 
   /** After this, no transfer can name the arena. Only when nothing is in flight. */
-  unregister(): void { this.#addon.unregisterMemory(this.region) }
+  unregister(): void {
+    if (this.#backing) this.#backing.release()
+    else this.#addon.unregisterMemory(this.region)
+  }
 }
 
 function sharedMemory(bytes: number): SharedArrayBuffer {

@@ -374,8 +374,10 @@ export interface LibraryReport { readonly usable: boolean; readonly library: str
 export interface NativeUsrbio {
   /** Writes and reads a block of a temporary file in the directory through a ring, on a native thread. `mountPoint` '' = whichever the directory lies on. */
   probe(directory: string, mountPoint: string): Promise<LibraryReport & { readonly mountPoint: string }>
-  /** Memory that 3FS's side sees too, registered; it ends when the buffer is collected and the region is unregistered. Rejects with `code: 'ERR_PLUGIN_UNAVAILABLE'`. */
+  /** Memory that 3FS's side sees too, registered. Rejects with `code: 'ERR_PLUGIN_UNAVAILABLE'`. */
   allocate(mountPoint: string, bytes: number): Promise<{ readonly buffer: ArrayBuffer; readonly region: number }>
+  /** Ends it: detaches the buffer, and forgets the region. */
+  release(buffer: ArrayBuffer, region: number): void
 }
 
 /** NIXL's own library. */

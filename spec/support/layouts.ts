@@ -4,6 +4,7 @@ import type { HiCacheNixl, OpenOptions } from '../../lib/index.js'
 import type { StorageLayout as DiskLayout } from '../../lib/storage/default-layout.js'
 import { hang } from './hang.js'
 import { describeObjects, objectOptions, objectPlace, prefixOf } from './object-place.js'
+import { describeOn, systemOptions, systemsInUse } from './systems.js'
 import type { Workbench } from './workbench.js'
 
 export type { DiskLayout }
@@ -13,11 +14,14 @@ export type StorageLayout = DiskLayout | 'object'
 export const LAYOUTS: readonly DiskLayout[] = ['file', 'segment']
 
 /**
- * describe(), once for each layout in which a cache must behave alike: files, segments, and objects of a real radosgw. What looks at a layout's own files is a suite of
- * that layout.
+ * describe(), once for each layout in which a cache must behave alike: files, segments, and objects of a real radosgw; files and segments also on each system that moves
+ * their bytes beside the kernel (systems.ts). What looks at a layout's own files is a suite of that layout.
  */
 export function describeLayouts(title: string, suite: (storageLayout: StorageLayout) => void): void {
   describeDiskLayouts(title, suite)
+  for (const system of systemsInUse()) {
+    for (const storageLayout of LAYOUTS) describeOn(`${title}, ${storageLayout} layout`, system, () => { suite(storageLayout) })
+  }
   describeObjects(`${title}, object layout`, () => { suite('object') })
 }
 
@@ -36,7 +40,7 @@ export function layoutOptions(storageLayout: DiskLayout): OpenOptions {
  * is asked, when not at the radosgw itself.
  */
 export function placeOptions(storageLayout: StorageLayout, storageDir: string | readonly string[], endpoint?: string): OpenOptions {
-  return storageLayout === 'object' ? objectOptions(storageDir, endpoint) : { storageDir, ...layoutOptions(storageLayout) }
+  return storageLayout === 'object' ? objectOptions(storageDir, endpoint) : { storageDir, ...systemOptions(), ...layoutOptions(storageLayout) }
 }
 
 /** What pages say of where they are (PageInfo.directory). */

@@ -1,10 +1,10 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { HiCacheNixl, type OpenOptions } from '../../lib/index.js'
 import { placeOptions, type StorageLayout } from './layouts.js'
 import { objectPlace } from './object-place.js'
 import { s3Front, type S3Front } from './s3-front.js'
+import { systemRoot } from './systems.js'
 
 export const MIB = 1024 * 1024
 
@@ -30,7 +30,7 @@ export class Workbench {
   }
 
   /** A new, empty directory on the disk of the temporary files (or below `parent`). */
-  async directory(parent = tmpdir()): Promise<string> {
+  async directory(parent = systemRoot()): Promise<string> {
     const path = await mkdtemp(join(parent, 'hicache-spec-'))
     this.#directories.push(path)
     return path

@@ -1,0 +1,81 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { OpenOptions } from '../../lib/index.js'
+import { standInLibrary, type StandInName } from './stand-in.js'
+
+/** A system that moves the bytes of files beside the kernel, on a stand-in for its library: its hardware is not here. */
+export interface StorageSystem {
+  readonly title: string
+  readonly plugin: string
+  readonly agent: 'embedded' | 'nixl'
+  readonly engine: string | null
+  readonly libraries: readonly { readonly variable: string; readonly library: StandInName }[]
+  /** Top-level keys of the configuration. `root`: the folder below which all storage directories of the suite lie. */
+  config(root: string): Record<string, unknown>
+  /** What must be below `root`. */
+  prepare?(root: string): void
+}
+
+const usrbio = [{ variable: 'HICACHE_NIXL_HF3FS_PATH', library: 'usrbio' }] as const
+const mounted = (root: string): void => { mkdirSync(join(root, '3fs-virt', 'iovs'), { recursive: true }) }
+
+export const SYSTEMS: readonly StorageSystem[] = [
+  {
+    title: '3FS (dram)', plugin: '3fs', agent: 'embedded', engine: 'usrbio', libraries: usrbio, prepare: mounted,
+    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram' } } })
+  },
+  {
+    title: '3FS (dram_zc)', plugin: '3fs', agent: 'embedded', engine: 'usrbio', libraries: usrbio, prepare: mounted,
+    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram_zc' } } })
+  },
+  {
+    title: 'an agent of NIXL', plugin: 'posix', agent: 'nixl', engine: 'nixl', libraries: [{ variable: 'HICACHE_NIXL_LIBNIXL_PATH', library: 'nixl_capi' }],
+    config: () => ({ agent: 'nixl', plugin: { posix: { active: true } } })
+  }
+]
+
+let current: { readonly system: StorageSystem; readonly root: string } | null = null
+
+/** Those on which describeLayouts() runs its suites: all, or what HICACHE_SPEC_SYSTEMS says (`none`, or titles, separated by commas). */
+export function systemsInUse(): readonly StorageSystem[] {
+  const wanted = process.env['HICACHE_SPEC_SYSTEMS']
+  return wanted === undefined ? SYSTEMS : SYSTEMS.filter(({ title }) => wanted.split(',').includes(title))
+}
+
+/** describe() of a suite whose caches use that system: to be had by systemOptions(). */
+export function describeOn(title: string, system: StorageSystem, suite: () => void): void {
+  describe(`${title}, on ${system.title} (stand-in)`, () => {
+    const before_: Record<string, string | undefined> = {}
+    before(async function () {
+      // The stand-in is compiled.
+      this.timeout(120_000)
+      for (const { variable, library } of system.libraries) {
+        before_[variable] = process.env[variable]
+        process.env[variable] = await standInLibrary(library)
+      }
+      const root = mkdtempSync(join(tmpdir(), 'hicache-system-'))
+      system.prepare?.(root)
+      current = { system, root }
+    })
+    suite()
+    after(() => {
+      for (const [variable, value] of Object.entries(before_)) {
+        if (value === undefined) Reflect.deleteProperty(process.env, variable)
+        else process.env[variable] = value
+      }
+      const { root } = current!
+      current = null
+      rmSync(root, { recursive: true, force: true })
+    })
+  })
+}
+
+/** Where the suite's storage directories lie. */
+export function systemRoot(): string { return current?.root ?? tmpdir() }
+
+/** What a cache of the suite that runs needs beside its storage directory. */
+export function systemOptions(): OpenOptions { return current === null ? {} : { config: current.system.config(current.root) } }
+
+/** The system of the suite that runs. */
+export function currentSystem(): StorageSystem | null { return current?.system ?? null }
