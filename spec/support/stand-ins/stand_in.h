@@ -48,8 +48,11 @@ class Control {
         std::abort();
       }
     }
-    // Also lets the lock go.
-    if (fd >= 0) ::close(fd);
+    // Closing would not let the lock go: the mapping keeps the open file.
+    if (fd >= 0) {
+      ::flock(fd, LOCK_UN);
+      ::close(fd);
+    }
   }
 
   int64_t param(const char* name) const { return at(name).load(std::memory_order_acquire); }
