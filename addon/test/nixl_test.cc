@@ -216,6 +216,12 @@ class Bench {
     CHECK_EQ(job.request.result, result);
   }
   void reuse_region() { used_ = 0; }
+  // As it was before it was submitted.
+  void again(Job& job, uint64_t offset) {
+    job.completions = 0;
+    job.request.offset = offset;
+    std::copy(buffers_[&job].begin(), buffers_[&job].end(), job.request.iov);
+  }
 
   std::unique_ptr<nixl::NixlEngine> engine;
   Collector collector;
@@ -337,6 +343,8 @@ void what_cannot_be_had_is_refused() {
 void moves_everything(const Way& way, bool direct) {
   for (const int64_t polls : {0, 3}) {
     for (const int64_t at_once : {0, 1}) {
+      // The timing is the engine's own business: one plugin is enough for all of its kinds.
+      if ((polls != 0 || at_once != 0) && std::string(way.name) != "uring") continue;
       Bench bench(way.options, direct);
       knobs->set("param.polls", polls);
       knobs->set("param.post_completes", at_once);
@@ -346,14 +354,14 @@ void moves_everything(const Way& way, bool direct) {
         bool of_region;
       };
       std::vector<Piece> pieces;
-      for (int i = 0; i < 200; i++) pieces.push_back({65536 + 4096, i % 2 == 0 ? 4096u : 0u, i % 5 != 0});
-      pieces.push_back({3 << 20, 4096, true});
+      for (int i = 0; i < 200; i++) pieces.push_back({8192 + 4096, i % 2 == 0 ? 4096u : 0u, i % 5 != 0});
+      pieces.push_back({1 << 20, 4096, true});
       // Ordinary memory goes through blocks, in rounds.
-      pieces.push_back({1 << 20, 4096, false});
+      pieces.push_back({600 << 10, 4096, false});
       pieces.push_back({4096, 4096, true});
       if (!direct) {
         pieces.push_back({100003, 11, true});
-        pieces.push_back({700001, 0, false});
+        pieces.push_back({300001, 0, false});
       }
       uint64_t offset = 0;
       for (const Piece& one : pieces) {
@@ -429,7 +437,7 @@ void never_more_than_256_in_flight(const Way& way) {
   Bench bench(way.options);
   UniqueFd fd = bench.file();
   knobs->set("param.polls", 2);
-  for (size_t i = 0; i < 2000; i++) bench.submit(writing, fd.get(), i * 8192, 8192, i % 2 * 4096);
+  for (size_t i = 0; i < 600; i++) bench.submit(writing, fd.get(), i * 8192, 8192, i % 2 * 4096);
   bench.run();
   knobs->set("param.polls", 0);
   for (auto& job : bench.jobs) bench.done(*job, 8192);
@@ -1029,13 +1037,16 @@ void our_side(void* library) {
     for (const auto kind : {writing, reading}) {
       Bench bench;
       std::vector<UniqueFd> files;
-      for (size_t i = 0; i < (many_files ? 128 : 1); i++) files.push_back(bench.file(128 * 69632));
+      for (size_t i = 0; i < (many_files ? 128 : 1); i++) {
+        files.push_back(bench.file());
+        CHECK_EQ(::ftruncate(files.back().get(), 128 * 69632), 0);
+      }
       constexpr size_t rounds = 8;
       int64_t best = INT64_MAX;
+      std::vector<Job*> jobs;
+      for (size_t i = 0; i < 128; i++) jobs.push_back(&bench.add(kind, files[i % files.size()].get(), i * 69632, 69632, 4096));
       for (size_t round = 0; round < rounds; round++) {
-        bench.reuse_region();
-        std::vector<Job*> jobs;
-        for (size_t i = 0; i < 128; i++) jobs.push_back(&bench.add(kind, files[i % files.size()].get(), i * 69632, 69632, 4096));
+        for (size_t i = 0; i < 128; i++) bench.again(*jobs[i], i * 69632);
         if (many_files) {
           for (const UniqueFd& file : files) bench.engine->forget_file(file.get());
         }
