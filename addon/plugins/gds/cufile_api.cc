@@ -120,7 +120,7 @@ Failure failure_of(const std::string& what, int code, int cuda_code) {
   for (const Known& one : known) {
     if (one.code != code) continue;
     failure.code = one.name;
-    failure.what.append(" (").append(one.meaning).append(")");
+    failure.what = std::string(what).append(" failed: ").append(one.name).append(" (").append(std::to_string(code)).append(": ").append(one.meaning).append(")");
     failure.remedy = one.remedy;
   }
   if (code == code::cuda_error && cuda_code != 0) failure.what.append(", CUDA error ").append(std::to_string(cuda_code));

@@ -48,7 +48,8 @@ class Control {
         std::abort();
       }
     }
-    // Also lets the lock go.
+    // Said in so many words: the mapping holds on to the open file, and with it to the lock.
+    if (fd >= 0) ::flock(fd, LOCK_UN);
     if (fd >= 0) ::close(fd);
   }
 
