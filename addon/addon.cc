@@ -64,6 +64,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   export_bench(env, exports);
   export_segments(env, exports);
   export_objects(env, exports);
+  export_cuda(env, exports);
   export_data_paths(env, exports);
   export_recorder(env, exports);
   return exports;

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <string>
 
+#include "plugins/gds/cufile_driver.h"
+#include "plugins/gds/cufile_engine.h"
 #include "plugins/hf3fs/hf3fs_engine.h"
 #include "plugins/hf3fs/hf3fs_probe.h"
 #include "plugins/hf3fs/registered_file.h"
@@ -49,6 +51,43 @@ bool nixl_of(Napi::Object options, PosixOptions& out) {
     auto engine = nixl::try_create_nixl(bridge, why);
     refusal = {why.reason, why.remedy};
     return engine;
+  };
+  return true;
+}
+
+bool device_path_of(Napi::Object options, PosixOptions& out) {
+  const Napi::Value value = options.Get("devicePath");
+  if (value.IsEmpty() || value.IsUndefined()) return true;
+  std::string kind;
+  if (!value.IsObject()) {
+    throw_argument(options.Env(), "devicePath must be an object.");
+    return false;
+  }
+  const Napi::Object path = value.As<Napi::Object>();
+  double number;
+  if (!string_of(path, "kind", kind)) return false;
+  if (kind == "gds_mt") {
+    cufile::CufileThreadsOptions threads;
+    if (!number_of(path, "threadCount", 4, 1, 1024, number)) return false;
+    threads.thread_count = static_cast<unsigned>(number);
+    out.device_path = [threads](EngineRefusal& refusal) { return cufile::try_create_cufile_threads(threads, refusal.reason, refusal.remedy); };
+  } else if (kind == "gds") {
+    cufile::CufileBatchOptions batches;
+    if (!number_of(path, "batchPoolSize", 128, 1, 65536, number)) return false;
+    batches.batch_pool_size = static_cast<unsigned>(number);
+    if (!number_of(path, "batchLimit", 128, 1, 65536, number)) return false;
+    batches.batch_limit = static_cast<unsigned>(number);
+    if (!number_of(path, "maxRequestSize", 16 << 20, 4096, 4294967296.0, number)) return false;
+    batches.max_request_size = static_cast<size_t>(number);
+    out.device_path = [batches](EngineRefusal& refusal) { return cufile::try_create_cufile_batch(batches, refusal.reason, refusal.remedy); };
+  } else {
+    throw_argument(options.Env(), "devicePath is of kind gds_mt or gds.");
+    return false;
+  }
+  // Where it fails the engine tries again for each request, and says why.
+  out.register_file = [](int fd) -> std::shared_ptr<void> {
+    cufile::Failure unregistered;
+    return cufile::CufileDriver::instance().is_open() ? cufile::CufileDriver::instance().register_file(fd, unregistered) : nullptr;
   };
   return true;
 }
@@ -194,6 +233,7 @@ Napi::Value probe_nixl(const Napi::CallbackInfo& info) {
 }  // namespace
 
 bool data_paths_of(Napi::Object options, PosixOptions& out) {
+  if (!device_path_of(options, out)) return false;
   const Napi::Value path = options.Get("dataPath");
   if (path.IsEmpty() || path.IsUndefined()) return true;
   std::string kind;

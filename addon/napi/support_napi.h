@@ -125,6 +125,7 @@ void export_system(Napi::Env env, Napi::Object exports);
 void export_bench(Napi::Env env, Napi::Object exports);
 void export_segments(Napi::Env env, Napi::Object exports);
 void export_objects(Napi::Env env, Napi::Object exports);
+void export_cuda(Napi::Env env, Napi::Object exports);
 void export_data_paths(Napi::Env env, Napi::Object exports);
 void export_recorder(Napi::Env env, Napi::Object exports);
 

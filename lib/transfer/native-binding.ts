@@ -390,11 +390,13 @@ export interface NativeNixl {
 
 /** cuFile. */
 export interface NativeCufile {
-  /** May hang for ever in the driver: for child processes alone. `mode`: whether data go from the disk to the GPU directly, or through memory of this host. */
-  probe(): LibraryReport & { readonly mode: 'gds' | 'compat' | 'unavailable' }
+  /** May hang for ever in the driver: for child processes alone. `modules`: what to read in place of /proc/modules. `mode`: whether data go from the disk to the GPU directly, or through memory of this host. */
+  probe(modules?: string): LibraryReport & { readonly mode: 'gds' | 'compat' | 'unavailable' }
+  /** Opens the driver, where a child process has found that it opens. False: it does not. */
+  open(): Promise<boolean>
 }
 
-/** CUDA's driver. Addresses are those of a GPU's memory. */
+/** CUDA's driver. Addresses are those of a GPU's memory. What fails rejects with `code: 'ERR_DEVICE'`, and the driver's own name of the error in its message. */
 export interface NativeCuda {
   /** Loads libcuda on a native thread. */
   probe(): Promise<LibraryReport & { readonly devices: number }>
@@ -408,11 +410,11 @@ export interface NativeCuda {
   exportHandle(region: number): Promise<{ readonly handle: Uint8Array; readonly offset: number }>
   /** Nothing may be in flight. What was allocated or opened ends. */
   release(region: number): Promise<void>
-  /** Between a region and registered host memory, on a native thread. */
-  copyToHost(region: number, offset: number, hostRegion: number, hostOffset: number, bytes: number): Promise<void>
-  copyToDevice(region: number, offset: number, hostRegion: number, hostOffset: number, bytes: number): Promise<void>
-  /** Locks registered host memory for copies at full speed; ends when it is unregistered. False: the driver refuses, and copies are slower. */
+  /** Between device memory and registered host memory, on a native thread; five numbers a copy: device region, offset in it, host region, offset in it, bytes. */
+  copy(copies: Float64Array, toHost: boolean): Promise<void>
+  /** Locks registered host memory for copies at full speed, until unpin(). False: the driver refuses, and copies are slower. */
   pin(hostRegion: number): Promise<boolean>
+  unpin(hostRegion: number): Promise<boolean>
 }
 export interface DeviceRegion { readonly region: number; readonly address: bigint; readonly device: number }
 
