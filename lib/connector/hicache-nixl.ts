@@ -9,8 +9,9 @@ import { SlotTensor, type ArenaTensor } from '../memory/arena-tensor.js'
 import { DTYPES, elementsOf, isDType, type DType } from '../memory/dtype.js'
 import { defaultArenaBytes } from '../memory/memory-limit.js'
 import { NixlRegistration, isShared, type NixlTuple, type Registrable } from '../memory/nixl-registration.js'
+import { DeviceMemory, deviceError } from '../memory/device-memory.js'
 import type { Pinnable } from '../memory/pinnable.js'
-import { hostMemory, quote, type Source, type Target, type Tensor } from '../memory/tensor.js'
+import { hostMemory, isDeviceBuffer, quote, type DeviceBuffer, type Source, type Target, type Tensor } from '../memory/tensor.js'
 import { isTraced, traceTransfer, type TransferContext } from '../observe/channels.js'
 import { Health, type HealthReport } from '../observe/health.js'
 import { silentLogger, type Logger } from '../observe/logger.js'
@@ -33,11 +34,12 @@ import { Batcher } from '../transfer/batcher.js'
 import { CallScope, type CallOptions } from '../transfer/call-scope.js'
 import { CompletionWords } from '../transfer/completion-words.js'
 import { loadAddon } from '../transfer/load-addon.js'
-import type { AgentOptions, DataPath, DevicePath, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
+import type { AgentOptions, DataPath, DevicePath, DeviceRegion, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
 import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
 import { checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkPages, checkPairs, checkSignal, isTarget } from './arguments.js'
+import { DeviceTransfers, type DevicePlace } from './device-transfers.js'
 import { DirectoryWatch } from './directory-watch.js'
 import { checkOpenOptions, type OpenOptions } from './open-options.js'
 import { openStorageDirectory } from './storage-directory.js'
@@ -107,6 +109,12 @@ export class HiCacheNixl implements AsyncDisposable {
   readonly #inFlightBytesMax: number
   readonly #timeoutMs: number
   readonly #registrations = new Set<NixlRegistration>()
+  readonly #deviceMemory = new Set<DeviceMemory>()
+  readonly #devices: DeviceTransfers
+  /** Reads go to GPUs directly, past this host's memory. */
+  readonly #directToDevice: boolean
+  /** Device memory that is on its end. */
+  readonly #ending = new Set<Promise<void>>()
   #memPool: MemPool | null = null
   #stage: 'open' | 'closing' | 'closed' = 'open'
   #closed: Promise<void> | null = null
@@ -128,7 +136,7 @@ export class HiCacheNixl implements AsyncDisposable {
         capacity: options.capacity, evictionPolicy: options.evictionPolicy, fsync: options.fsync, segmentBytes: options.segmentBytes, leaseMs: options.leaseMs,
         fingerprint: options.fingerprint, agent: options.agent, workers: options.workers, threads: options.threads, queueDepth: options.queueDepth,
         arenaBytes: options.arenaBytes, inFlightBytesMax: options.inFlightBytesMax, whenFull: options.whenFull, timeoutMs: options.timeoutMs,
-        acceptUnverified: options.acceptUnverified, useDirectIo: options.useDirectIo, objectPrefix: options.objectPrefix, objectProxy: options.objectProxy, objectSignPayload: options.objectSignPayload
+        acceptUnverified: options.acceptUnverified, verifyVram: options.verifyVram, useDirectIo: options.useDirectIo, objectPrefix: options.objectPrefix, objectProxy: options.objectProxy, objectSignPayload: options.objectSignPayload
       }
     }
     // As they are written: a mount that hangs must not hold this thread up. Where they lead is asked once all have answered.
@@ -235,6 +243,21 @@ export class HiCacheNixl implements AsyncDisposable {
       if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
       if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)
     }
+    this.#devices = new DeviceTransfers({
+      arena: this.#arena, cuda: addon.cuda,
+      write: (scope, pages, end) => {
+        this.#store.write(scope, pages, 1, end)
+        this.#watchScope(scope)
+      },
+      read: (scope, pages, end) => {
+        this.#store.read(scope, pages, 1, end)
+        this.#watchScope(scope)
+      }
+    })
+    // Bytes that go past this host cannot be compared with their checksum.
+    this.#directToDevice = agent.plugin === 'POSIX' && agent.devicePath !== undefined && !settings.verifyVram && settings.acceptUnverified
+    // So that device memory is known to cuFile from the first on.
+    if (this.#directToDevice) void addon.cufile.open().catch(() => false)
     // Not waited for: pages can move before every huge page is touched.
     void this.#arena.populate().catch((error: unknown) => logger.debug('The arena could not be populated.', { error: String(error) }))
     this.#started = this.#store.start()
@@ -347,6 +370,31 @@ export class HiCacheNixl implements AsyncDisposable {
   registerFiles(tuples: readonly NixlTuple[]): NixlRegistration {
     this.#checkOpen()
     return NixlRegistration.ofFiles(tuples)
+  }
+
+  /**
+   * Memory of a GPU of this machine, for pages that go to it or come from it. Release it when done.
+   * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: there is no GPU, or it has no such memory left.
+   */
+  async allocDeviceBuffer({ length, deviceId = 0 }: { length: number; deviceId?: number }): Promise<DeviceMemory> {
+    return await this.#makeDeviceMemory(length, `GPU ${deviceId} gives no ${length} bytes of memory`, async () => await this.#addon.cuda.allocate(deviceId, length))
+  }
+
+  /**
+   * Memory of a GPU that another process of this machine has allocated and shared by CUDA IPC, such as the KV pool of an inference server. `handle`: the 64 bytes that cuIpcGetMemHandle gave there;
+   * they stand for the whole allocation, so `offset` (default 0) says where in it the memory begins. Release it when done; it must not be used after the other process has freed it.
+   * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: the driver does not open it.
+   */
+  async openDeviceBuffer({ handle, length, offset = 0, deviceId = 0 }: { handle: Uint8Array; length: number; offset?: number; deviceId?: number }): Promise<DeviceMemory> {
+    return await this.#makeDeviceMemory(length, 'The memory of the other process cannot be opened', async () => await this.#addon.cuda.openHandle(handle, deviceId, offset, length))
+  }
+
+  /**
+   * Memory of a GPU that something else in this process has allocated, and keeps until it is released here. The driver is asked whether it is what it is said to be.
+   * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: it is not memory of that GPU.
+   */
+  async registerDeviceBuffer({ address, length, deviceId = 0 }: { address: bigint; length: number; deviceId?: number }): Promise<DeviceMemory> {
+    return await this.#makeDeviceMemory(length, `0x${address.toString(16)} cannot be registered`, async () => await this.#addon.cuda.adopt(deviceId, address, length))
   }
 
   /** Registers the host pool that batchSetV1() and batchGetV1() move pages of. One at a time. */
@@ -506,8 +554,11 @@ export class HiCacheNixl implements AsyncDisposable {
       taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
       return
     }
-    this.#store.write(scope, taken, stride, end)
+    const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
+    const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
+    this.#store.write(scope, plain ? plain.map(i => taken[i]!) : taken, stride, plain ? (i, outcome) => { end(plain[i]!, outcome) } : end)
     this.#watchScope(scope)
+    if (staged.length > 0) this.#devices.write(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
   }
 
   #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false, stride = 1): Promise<ReadOutcome<Target>[]> {
@@ -539,30 +590,85 @@ export class HiCacheNixl implements AsyncDisposable {
     let bytes = 0
     let left = taken.length
     if (left === 0) resolve(settled, 0)
-    this.#store.read(scope, taken, stride, (i, outcome, length) => {
+    const end = (i: number, outcome: ReadOutcome<Target>, length: number): void => {
       taken[i]!.pinned?.unpin()
       settled[i] = outcome
       bytes += outcome.ok ? length : 0
       this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
       if (--left === 0) resolve(settled, bytes)
-    })
+    }
+    const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
+    const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
+    this.#store.read(scope, plain ? plain.map(i => taken[i]!) : taken, stride, plain ? (i, outcome, length) => { end(plain[i]!, outcome, length) } : end)
     this.#watchScope(scope)
+    if (staged.length > 0) this.#devices.read(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
   }
 
   #takeWrite(page: readonly [string, Source], named: boolean): Pinned<PageToWrite> {
     if (!Array.isArray(page)) throw new HiCacheError('ERR_ARGUMENT', `A page to write is [key, source]; got ${describe(page)}.`)
     const [key, source] = page as unknown as readonly [string, Source]
     const storedKey = named ? key : this.#storedKey(key)
+    if (isDeviceBuffer(source)) {
+      const device = this.#devicePlace(source, 'source', key)
+      const { dtype, shape } = deviceMeaning(source, key)
+      return { key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: source.length, memory: NO_MEMORY, pinned: device.memory, device }
+    }
     const { bytes, dtype, shape } = hostMemory(source, 'source', key)
-    return this.#place({ key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: bytes.byteLength, memory: NO_MEMORY, pinned: null }, bytes, 'copy-in')
+    return this.#place({ key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: bytes.byteLength, memory: NO_MEMORY, pinned: null, device: null }, bytes, 'copy-in')
   }
 
   #takeRead(page: string | readonly [string, Target | undefined], into: 'fresh' | 'arena', named: boolean): Pinned<PageToRead> {
     const [key, target] = typeof page === 'string' ? [page, undefined] : checkPage(page)
     const storedKey = named ? key : this.#storedKey(key)
+    if (isDeviceBuffer(target)) {
+      const device = this.#devicePlace(target, 'target', key)
+      const { memory, offset } = device
+      const common = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host: null, exactLength: target.length, pinned: memory }
+      if (!this.#directToDevice) return { ...common, unchecked: false, memory: NO_MEMORY, device }
+      return { ...common, unchecked: true, memory: { kind: 'direct', region: memory.region, offset, owner: memory }, device: null }
+    }
     const host = target === undefined ? null : hostMemory(target, 'target', key)
-    const taken: Pinned<PageToRead> = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host, exactLength: host?.bytes.byteLength ?? null, unchecked: false, memory: into === 'fresh' ? FRESH : INTO_ARENA, pinned: null }
+    const taken: Pinned<PageToRead> = { key, storedKey, directory: this.#layout.directoryOf(storedKey), target, host, exactLength: host?.bytes.byteLength ?? null, unchecked: false, memory: into === 'fresh' ? FRESH : INTO_ARENA, pinned: null, device: null }
     return host ? this.#place(taken, host.bytes, 'copy-out') : taken
+  }
+
+  /** Where device memory lies in what is registered. Pins it. */
+  #devicePlace(buffer: DeviceBuffer, what: 'source' | 'target', key: string): DevicePlace {
+    const { deviceId, address, length } = buffer
+    if (!Number.isSafeInteger(deviceId) || typeof address !== 'bigint' || !Number.isSafeInteger(length) || length < 1) {
+      throw new HiCacheError('ERR_ARGUMENT', `The ${what} of ${quote(key)} is no device buffer { type: 'VRAM', deviceId, address, length }; got ${describe(buffer)}.`, { key })
+    }
+    for (const memory of this.#deviceMemory) {
+      if (!memory.holds(buffer)) continue
+      memory.pin()
+      return { memory, offset: Number(address - memory.address) }
+    }
+    throw new HiCacheError('ERR_ARGUMENT',
+      `The ${what} of ${quote(key)}, ${length} bytes at 0x${address.toString(16)} of GPU ${deviceId}, lies in no device memory of this cache (was it released?). ` +
+      'Make it known by allocDeviceBuffer(), openDeviceBuffer() or registerDeviceBuffer().', { key })
+  }
+
+  async #makeDeviceMemory(length: number, what: string, make: () => Promise<DeviceRegion>): Promise<DeviceMemory> {
+    this.#checkOpen()
+    if (!Number.isSafeInteger(length) || length < 1) throw new HiCacheError('ERR_ARGUMENT', `length is a number of bytes from 1; got ${describe(length)}.`)
+    let made: DeviceRegion
+    try {
+      made = await make()
+    } catch (cause) {
+      throw (cause as NodeJS.ErrnoException).code === 'ERR_ARGUMENT' ? new HiCacheError('ERR_ARGUMENT', (cause as Error).message, { cause }) : deviceError(cause, what)
+    }
+    const memory = new DeviceMemory(made, length, this.#addon.cuda, ended => {
+      this.#deviceMemory.delete(memory)
+      const settled = ended.catch((error: unknown) => { this.#logger.debug('Device memory did not end in order.', { error: String(error) }) }).then(() => { this.#ending.delete(settled) })
+      this.#ending.add(settled)
+    })
+    // It came too late: nobody would release it.
+    if (this.#stage !== 'open') {
+      memory.release()
+      this.#checkOpen()
+    }
+    this.#deviceMemory.add(memory)
+    return memory
   }
 
   /**
@@ -670,6 +776,8 @@ export class HiCacheNixl implements AsyncDisposable {
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
     await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
+    for (const memory of this.#deviceMemory) memory.release()
+    await Promise.all([this.#devices.close(), ...this.#ending])
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
       LEAKED.add(this.#arena.buffer)
@@ -719,11 +827,21 @@ export class HiCacheNixl implements AsyncDisposable {
 }
 
 /** A page of a call: its memory is pinned until unpin(). */
-type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: Pinnable | null }
+type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: Pinnable | null; /** It goes by way of this host's memory. */ device: DevicePlace | null }
 
 const NO_MEMORY: RequestMemory = { kind: 'none' }
 const FRESH: RequestMemory = { kind: 'fresh' }
 const INTO_ARENA: RequestMemory = { kind: 'arena' }
+
+/** What a page of device memory is stored as. */
+function deviceMeaning({ dtype = 'uint8', shape, length }: DeviceBuffer, key: string): { dtype: DType; shape: readonly number[] } {
+  if (!isDType(dtype)) throw new HiCacheError('ERR_ARGUMENT', `The source of ${quote(key)} has the dtype ${describe(dtype)}; known are ${Object.keys(DTYPES).join(', ')}.`, { key })
+  const meant = shape ?? [length / DTYPES[dtype].bytes]
+  if (elementsOf(meant) * DTYPES[dtype].bytes !== length) {
+    throw new HiCacheError('ERR_ARGUMENT', `The source of ${quote(key)} has ${length} bytes; ${dtype} [${meant.join(', ')}] takes ${elementsOf(meant) * DTYPES[dtype].bytes}.`, { key })
+  }
+  return { dtype, shape: meant }
+}
 
 /** Promises reject with what was thrown, an error or (a caller's iterator may do so) anything else. */
 function rejected(error: unknown): Promise<never> {

@@ -45,7 +45,7 @@ export interface OpenOptions {
   isMlaModel?: boolean
   /** Goes into every page's identity: other weights, dtype or page size under the same name are then a miss, not a wrong page. Default ''. */
   fingerprint?: string
-  /** Default: auto, which is `embedded` in this version. */
+  /** Who moves the bytes: native code of this package, or an agent of NIXL's own library. Default: auto, which is `embedded` unless a plugin is asked for that only NIXL can have. */
   agent?: 'auto' | 'embedded' | 'nixl'
   /** Engine of the POSIX plugin; wins over the configuration's use_uring, use_aio, use_posix_aio. Default: theirs. */
   engine?: 'auto' | 'io_uring' | 'aio' | 'posix_aio'
@@ -65,6 +65,8 @@ export interface OpenOptions {
   timeoutMs?: number
   /** Do files without a checksum (the Python connector's) count? They are answered with `verified: false`. Default true. */
   acceptUnverified?: boolean
+  /** Reads into a GPU's memory by GDS or GDS_MT go by way of this host's memory, so that their bytes are compared with their checksum. Default false. */
+  verifyVram?: boolean
   /** Stands before every stored key in the name of its object (plugin obj): a path of at most 512 bytes, with a / at its end where one is meant. Default ''. */
   objectPrefix?: string
   /** The proxy on the way to the object store: its URL, without credentials; `environment`: as http_proxy and its kin say; null: none. Default null. */
@@ -84,7 +86,7 @@ export interface OpenOptions {
 const KNOWN: readonly (keyof OpenOptions)[] = [
   'config', 'plugin', 'storageDir', 'storageLayout', 'capacity', 'evictionPolicy', 'fsync', 'segmentBytes', 'leaseMs', 'directoryScheme', 'modelName', 'tpRank', 'tpSize', 'ppRank', 'ppSize', 'cpRank', 'cpSize',
   'isMlaModel', 'fingerprint', 'agent', 'engine', 'workers', 'threads', 'queueDepth', 'arenaBytes', 'inFlightBytesMax', 'whenFull', 'timeoutMs',
-  'acceptUnverified', 'objectPrefix', 'objectProxy', 'objectSignPayload', 'useDirectIo', 'logger', 'env', 'signal'
+  'acceptUnverified', 'verifyVram', 'objectPrefix', 'objectProxy', 'objectSignPayload', 'useDirectIo', 'logger', 'env', 'signal'
 ]
 const ENGINES: readonly unknown[] = [undefined, 'auto', 'io_uring', 'aio', 'posix_aio']
 

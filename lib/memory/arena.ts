@@ -39,6 +39,7 @@ export class Arena {
   readonly #heldBytesMax: number
   #heldBytes = 0
   #onFree: () => void = () => {}
+  #waiting: (() => void)[] = []
 
   /** `backing`: of about `bytes`; without it, the arena makes its own memory. */
   constructor(bytes: number, addon: NativeAddon, backing: ArenaBacking | null = null) {
@@ -62,6 +63,16 @@ export class Arena {
 
   /** Called whenever memory came back. */
   onFree(listener: () => void): void { this.#onFree = listener }
+
+  /** Resolves when memory came back, or after `ms`. */
+  async freed(ms: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    await new Promise<void>(resolve => {
+      this.#waiting.push(resolve)
+      timer = setTimeout(resolve, ms)
+    })
+    clearTimeout(timer)
+  }
 
   /** A slot for a transfer, not yet pinned or held, or null when there is no room now. */
   allocate(bytes: number): Slot | null {
@@ -92,6 +103,7 @@ export class Arena {
     if (this.#owners[start] !== slot) return
     this.#owners.fill(undefined, start, start + blocks)
     this.#allocator.free(start, blocks)
+    if (this.#waiting.length > 0) for (const tell of this.#waiting.splice(0)) tell()
     this.#onFree()
   }
 

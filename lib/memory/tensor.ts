@@ -8,7 +8,16 @@ import { DTYPES, dtypeOfView, elementsOf, isDType, type DType } from './dtype.js
 export interface Tensor { readonly dtype: DType; readonly shape: readonly number[]; readonly data: NodeJS.ArrayBufferView }
 
 /** Memory of a GPU. It is named by its address and never shown as an ArrayBuffer. */
-export interface DeviceBuffer { readonly type: 'VRAM'; readonly deviceId: number; readonly address: bigint; readonly length: number }
+export interface DeviceBuffer {
+  readonly type: 'VRAM'
+  readonly deviceId: number
+  readonly address: bigint
+  /** Bytes. */
+  readonly length: number
+  /** What the page is stored as. Default: uint8 of `length` elements. */
+  readonly dtype?: DType
+  readonly shape?: readonly number[]
+}
 
 /** What can be stored. It must stay unchanged until its promise settles. */
 export type Source = Tensor | NodeJS.ArrayBufferView | DeviceBuffer
@@ -24,7 +33,7 @@ export interface HostMemory { readonly bytes: Uint8Array; readonly dtype: DType;
 
 /**
  * Checks a source or target and takes it apart. Throws ERR_ARGUMENT for: something that is neither a view nor a tensor, a detached or
- * out-of-bounds buffer, zero bytes, a dtype or shape that does not fit the data, device memory (no plugin of this version moves it).
+ * out-of-bounds buffer, zero bytes, a dtype or shape that does not fit the data, device memory.
  */
 export function hostMemory(value: unknown, what: 'source' | 'target', key: string): HostMemory {
   if (ArrayBuffer.isView(value)) {
@@ -33,10 +42,7 @@ export function hostMemory(value: unknown, what: 'source' | 'target', key: strin
     const dtype = dtypeOfView(view)
     return { bytes: bytesOf(view), dtype, shape: [view.byteLength / DTYPES[dtype].bytes], tensor: false, view }
   }
-  if (isDeviceBuffer(value)) {
-    throw new HiCacheError('ERR_ARGUMENT',
-      `The ${what} of ${quote(key)} is GPU memory, which the storage plugin in use does not move. Copy it to host memory first.`, { key })
-  }
+  if (isDeviceBuffer(value)) throw new HiCacheError('ERR_ARGUMENT', `The ${what} of ${quote(key)} is GPU memory, and host memory is wanted.`, { key })
   if (typeof value !== 'object' || value === null || !ArrayBuffer.isView((value as Tensor).data)) {
     throw new HiCacheError('ERR_ARGUMENT',
       `The ${what} of ${quote(key)} is neither a tensor { dtype, shape, data } nor a typed array, Buffer or DataView; got ${describe(value)}.`, { key })
