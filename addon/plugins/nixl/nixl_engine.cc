@@ -142,7 +142,8 @@ class NixlEngineOf final : public NixlEngine {
   void arm_timer();
   Job* new_job();
   void drop(Job* job);
-  void finish(IoRequest* request, int64_t result);
+  void finish(IoRequest* request, int64_t result, const fault::Strike& strike = {});
+  void let_go_withheld();
   void deliver(Sink& sink);
   int64_t& expected_ns(const Transfer& transfer) { return expected_ns_[transfer.operation == operation::write ? 1 : 0][std::bit_width(transfer.bytes)]; }
   void take_problem(const Session& session) {
@@ -158,6 +159,8 @@ class NixlEngineOf final : public NixlEngine {
   WaitingQueue queue_;
   Fifo suspects_;  // part of a failed transfer; each is tried once more, by itself
   Fifo done_;
+  Fifo withheld_;  // until a planned hang is released: the latest one
+  fault::Strike withheld_by_{};
   std::unique_ptr<Session> current_;
   std::vector<std::unique_ptr<Session>> retired_;  // broken or given up, with requests in progress
   int64_t next_attempt_ns_ = 0;                    // to make a session, after one could not be made
@@ -595,6 +598,7 @@ bool NixlEngineOf::advance(Session& session, Transfer& transfer, int answer, uns
 // ---- from the library ----
 
 void NixlEngineOf::poll_all() {
+  let_go_withheld();
   const int64_t now = now_ns();
   if (current_ != nullptr) {
     poll_session(*current_, now);
@@ -673,10 +677,11 @@ void NixlEngineOf::settle(Job& job) {
   const bool cancelled = job.cancelled;
   const size_t asked = job.asked;
   failures_in_a_row_ = 0;
-  const int64_t moved = judge(job);
+  const fault::Strike strike = fault::ask("nixl.complete", request->name);
+  const int64_t moved = strike.error != 0 ? -strike.error : judge(job);
   request->engine_slot = nullptr;
   drop(&job);
-  if (moved < 0) return finish(request, moved);
+  if (moved < 0) return finish(request, moved, strike);
   request->tries = 0;
   request->result += moved;
   request->offset += static_cast<uint64_t>(moved);
@@ -688,7 +693,7 @@ void NixlEngineOf::settle(Job& job) {
     passed -= part;
   }
   // Fewer than were asked for: the end of the file.
-  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result);
+  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result, strike);
   if (cancelled) return finish(request, -ECANCELED);
   queue_.push_front(request);
 }
@@ -697,7 +702,6 @@ void NixlEngineOf::settle(Job& job) {
 int64_t NixlEngineOf::judge(Job& job) {
   IoRequest& request = *job.request;
   FileEntry& file = *job.file;
-  if (const fault::Strike strike = fault::ask("nixl.complete", request.name); strike.error != 0) return -strike.error;
   if (file.round != round_) {
     struct stat info;
     if (::fstat(request.fd, &info) != 0) return -errno;
@@ -762,6 +766,8 @@ void NixlEngineOf::arm_timer() {
   };
   if (current_ != nullptr) look(*current_);
   for (const auto& session : retired_) look(*session);
+  // Nothing can be written to a timer: it looks.
+  if (const int64_t soon = now_ns() + poll_most_ns; !withheld_.empty() && (earliest == 0 || soon < earliest)) earliest = soon;
   if (earliest == armed_for_ns_) return;
   armed_for_ns_ = earliest;
   itimerspec when{};
@@ -791,9 +797,17 @@ void NixlEngineOf::drop(Job* job) {
   free_jobs_.push_back(job);
 }
 
-void NixlEngineOf::finish(IoRequest* request, int64_t result) {
+void NixlEngineOf::finish(IoRequest* request, int64_t result, const fault::Strike& strike) {
   request->result = result;
-  done_.push_back(request);
+  if (!strike.hang) return done_.push_back(request);
+  let_go_withheld();
+  withheld_.push_back(request);
+  withheld_by_ = strike;
+}
+
+void NixlEngineOf::let_go_withheld() {
+  if (withheld_.empty() || !fault::released(withheld_by_)) return;
+  while (IoRequest* request = withheld_.pop_front()) done_.push_back(request);
 }
 
 void NixlEngineOf::deliver(Sink& sink) {
