@@ -33,6 +33,8 @@ struct Job {
     int memory_type = memory::dram;
     Block block;                // data == nullptr: the library moves the memory itself
     uint8_t* memory = nullptr;  // what the block stands for
+    size_t marked = 0;          // a read: where in the descriptor's memory the mark lies; 0: nowhere
+    uint64_t mark = 0;          // what only the read of the file replaces
   };
 
   IoRequest* request = nullptr;  // nullptr: handed back at its deadline
@@ -127,6 +129,8 @@ class NixlEngineOf final : public NixlEngine {
   Prepared prepare(IoRequest* request, size_t room, Job*& ready);
   int look_at_file(IoRequest* request, FileEntry*& entry);
   Prepared cut_into_pieces(Job& job, size_t room, size_t limit, bool inside);
+  void mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset);
+  bool replaced(const Job& job, size_t moved) const;
   void register_batch_files();
   void start_transfer(int operation, int memory_type);
   bool advance(Session& session, Transfer& transfer, int answer, unsigned calls);
@@ -170,6 +174,7 @@ class NixlEngineOf final : public NixlEngine {
   std::vector<Descriptor> descriptors_;
   std::array<std::array<int64_t, 65>, 2> expected_ns_{};  // how long transfers of so many bytes took
   uint64_t round_ = 0;                                    // of looking at files
+  uint64_t marks_ = static_cast<uint64_t>(now_ns());
   unsigned failures_in_a_row_ = 0;
   size_t in_flight_ = 0;
   uint64_t delivered_ = 0;
@@ -449,6 +454,11 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.descriptor.address = reinterpret_cast<uintptr_t>(memory);
       piece.descriptor.device = job.region->device;
       job.staged = false;
+      if (piece.memory_type == memory::dram && request.kind == IoRequest::Kind::read &&
+          !const_cast<Region*>(request.region)->gate.touch([&] { mark(piece, memory, length, job, request.offset + job.asked); })) {
+        finish(&request, -ECANCELED);
+        return Prepared::finished;
+      }
     } else {
       bool broken = false;
       if (!job.session->take_block(length, piece.block, broken)) {
@@ -462,7 +472,9 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.memory = memory;
       piece.descriptor.address = reinterpret_cast<uintptr_t>(piece.block.data);
       if (of_region) job.gated = true;
-      if (request.kind == IoRequest::Kind::write) {
+      if (request.kind == IoRequest::Kind::read) {
+        mark(piece, piece.block.data, length, job, request.offset + job.asked);
+      } else {
         const auto copy = [&] { std::memcpy(piece.block.data, memory, length); };
         if (!of_region) {
           copy();
@@ -483,6 +495,42 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
     if (length < buffer.iov_len) break;
   }
   return Prepared::ready;
+}
+
+// Several of NIXL's plugins call a read a success that moved less than it should have, and the page would end in what the memory held before: where it has no checksum, as a file of
+// Python's, nobody would notice. So the last bytes that are to come are given a value of our own, which a read that reaches them replaces.
+void NixlEngineOf::mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset) {
+  const FileEntry& file = *job.file;
+  if (file.regular) length = static_cast<size_t>(std::min<uint64_t>(length, file.size > offset ? file.size - offset : 0));
+  if (length <= sizeof(piece.mark)) return;
+  // Never the same twice: what a failed read has left behind may be stored as somebody's page.
+  uint64_t mixed = marks_ += 0x9e3779b97f4a7c15;
+  mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
+  mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
+  piece.mark = mixed ^ mixed >> 31;
+  piece.marked = length - sizeof(piece.mark);
+  std::memcpy(memory + piece.marked, &piece.mark, sizeof(piece.mark));
+}
+
+// False when what was to be moved up to there was not. The memory may have ended: then nobody is told anything of it.
+bool NixlEngineOf::replaced(const Job& job, size_t moved) const {
+  bool whole = true;
+  size_t before = 0;
+  for (size_t i = 0; i < job.piece_count; i++) {
+    const Job::Piece& piece = job.pieces[i];
+    const auto compare = [&] {
+      uint64_t found;
+      std::memcpy(&found, reinterpret_cast<const uint8_t*>(piece.descriptor.address) + piece.marked, sizeof(found));
+      whole &= found != piece.mark;
+    };
+    // Of a file that has become shorter meanwhile it is no more to come.
+    if (piece.marked != 0 && before + piece.marked + sizeof(piece.mark) <= moved) {
+      if (piece.block.data != nullptr) compare();
+      else const_cast<Region*>(job.request->region)->gate.touch(compare);
+    }
+    before += piece.descriptor.length;
+  }
+  return whole;
 }
 
 void NixlEngineOf::register_batch_files() {
@@ -723,6 +771,11 @@ int64_t NixlEngineOf::judge(Job& job) {
     moved = static_cast<size_t>(there);
   }
   if (request.kind == IoRequest::Kind::write) return static_cast<int64_t>(moved);
+  if (!replaced(job, moved)) {
+    statistics_.short_reads++;
+    problem_ = "NIXL said that " + std::to_string(job.asked) + " bytes were read at " + std::to_string(request.offset) + ", and fewer were";
+    return -EIO;
+  }
   size_t left = moved;
   bool touched = true;
   const auto copy = [&] {
