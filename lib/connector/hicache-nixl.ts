@@ -362,7 +362,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Registers shared host memory (DRAM), so that transfers use it without a copy. Release it when done. */
   registerBuffers(buffers: readonly Registrable[]): NixlRegistration {
     this.#checkOpen()
-    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) })
+    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) }, this.#arena)
     this.#registrations.add(registration)
     return registration
   }
@@ -436,7 +436,7 @@ export class HiCacheNixl implements AsyncDisposable {
       this.#registrations.delete(registration)
       if (this.#memPool?.registration === registration) this.#memPool = null
       owner?.unpin()
-    })
+    }, this.#arena)
     this.#registrations.add(registration)
     this.#memPool = { registration, part: (at, bytes) => view.subarray(at, at + bytes), pageBytes, pageCount, parts }
     return registration

@@ -33,6 +33,8 @@ struct Job {
     int memory_type = memory::dram;
     Block block;                // data == nullptr: the library moves the memory itself
     uint8_t* memory = nullptr;  // what the block stands for
+    size_t marked = 0;          // a read: where in the descriptor's memory the mark lies; 0: nowhere
+    uint64_t mark = 0;          // what only the read of the file replaces
   };
 
   IoRequest* request = nullptr;  // nullptr: handed back at its deadline
@@ -127,6 +129,8 @@ class NixlEngineOf final : public NixlEngine {
   Prepared prepare(IoRequest* request, size_t room, Job*& ready);
   int look_at_file(IoRequest* request, FileEntry*& entry);
   Prepared cut_into_pieces(Job& job, size_t room, size_t limit, bool inside);
+  void mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset);
+  bool replaced(const Job& job, size_t moved) const;
   void register_batch_files();
   void start_transfer(int operation, int memory_type);
   bool advance(Session& session, Transfer& transfer, int answer, unsigned calls);
@@ -142,7 +146,8 @@ class NixlEngineOf final : public NixlEngine {
   void arm_timer();
   Job* new_job();
   void drop(Job* job);
-  void finish(IoRequest* request, int64_t result);
+  void finish(IoRequest* request, int64_t result, const fault::Strike& strike = {});
+  void let_go_withheld();
   void deliver(Sink& sink);
   int64_t& expected_ns(const Transfer& transfer) { return expected_ns_[transfer.operation == operation::write ? 1 : 0][std::bit_width(transfer.bytes)]; }
   void take_problem(const Session& session) {
@@ -158,6 +163,8 @@ class NixlEngineOf final : public NixlEngine {
   WaitingQueue queue_;
   Fifo suspects_;  // part of a failed transfer; each is tried once more, by itself
   Fifo done_;
+  Fifo withheld_;  // until a planned hang is released: the latest one
+  fault::Strike withheld_by_{};
   std::unique_ptr<Session> current_;
   std::vector<std::unique_ptr<Session>> retired_;  // broken or given up, with requests in progress
   int64_t next_attempt_ns_ = 0;                    // to make a session, after one could not be made
@@ -167,6 +174,7 @@ class NixlEngineOf final : public NixlEngine {
   std::vector<Descriptor> descriptors_;
   std::array<std::array<int64_t, 65>, 2> expected_ns_{};  // how long transfers of so many bytes took
   uint64_t round_ = 0;                                    // of looking at files
+  uint64_t marks_ = static_cast<uint64_t>(now_ns());
   unsigned failures_in_a_row_ = 0;
   size_t in_flight_ = 0;
   uint64_t delivered_ = 0;
@@ -446,6 +454,11 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.descriptor.address = reinterpret_cast<uintptr_t>(memory);
       piece.descriptor.device = job.region->device;
       job.staged = false;
+      if (piece.memory_type == memory::dram && request.kind == IoRequest::Kind::read &&
+          !const_cast<Region*>(request.region)->gate.touch([&] { mark(piece, memory, length, job, request.offset + job.asked); })) {
+        finish(&request, -ECANCELED);
+        return Prepared::finished;
+      }
     } else {
       bool broken = false;
       if (!job.session->take_block(length, piece.block, broken)) {
@@ -459,7 +472,9 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.memory = memory;
       piece.descriptor.address = reinterpret_cast<uintptr_t>(piece.block.data);
       if (of_region) job.gated = true;
-      if (request.kind == IoRequest::Kind::write) {
+      if (request.kind == IoRequest::Kind::read) {
+        mark(piece, piece.block.data, length, job, request.offset + job.asked);
+      } else {
         const auto copy = [&] { std::memcpy(piece.block.data, memory, length); };
         if (!of_region) {
           copy();
@@ -480,6 +495,42 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
     if (length < buffer.iov_len) break;
   }
   return Prepared::ready;
+}
+
+// Several of NIXL's plugins call a read a success that moved less than it should have, and the page would end in what the memory held before: where it has no checksum, as a file of
+// Python's, nobody would notice. So the last bytes that are to come are given a value of our own, which a read that reaches them replaces.
+void NixlEngineOf::mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset) {
+  const FileEntry& file = *job.file;
+  if (file.regular) length = static_cast<size_t>(std::min<uint64_t>(length, file.size > offset ? file.size - offset : 0));
+  if (length <= sizeof(piece.mark)) return;
+  // Never the same twice: what a failed read has left behind may be stored as somebody's page.
+  uint64_t mixed = marks_ += 0x9e3779b97f4a7c15;
+  mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
+  mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
+  piece.mark = mixed ^ mixed >> 31;
+  piece.marked = length - sizeof(piece.mark);
+  std::memcpy(memory + piece.marked, &piece.mark, sizeof(piece.mark));
+}
+
+// False when what was to be moved up to there was not. The memory may have ended: then nobody is told anything of it.
+bool NixlEngineOf::replaced(const Job& job, size_t moved) const {
+  bool whole = true;
+  size_t before = 0;
+  for (size_t i = 0; i < job.piece_count; i++) {
+    const Job::Piece& piece = job.pieces[i];
+    const auto compare = [&] {
+      uint64_t found;
+      std::memcpy(&found, reinterpret_cast<const uint8_t*>(piece.descriptor.address) + piece.marked, sizeof(found));
+      whole &= found != piece.mark;
+    };
+    // Of a file that has become shorter meanwhile it is no more to come.
+    if (piece.marked != 0 && before + piece.marked + sizeof(piece.mark) <= moved) {
+      if (piece.block.data != nullptr) compare();
+      else const_cast<Region*>(job.request->region)->gate.touch(compare);
+    }
+    before += piece.descriptor.length;
+  }
+  return whole;
 }
 
 void NixlEngineOf::register_batch_files() {
@@ -595,6 +646,7 @@ bool NixlEngineOf::advance(Session& session, Transfer& transfer, int answer, uns
 // ---- from the library ----
 
 void NixlEngineOf::poll_all() {
+  let_go_withheld();
   const int64_t now = now_ns();
   if (current_ != nullptr) {
     poll_session(*current_, now);
@@ -673,10 +725,11 @@ void NixlEngineOf::settle(Job& job) {
   const bool cancelled = job.cancelled;
   const size_t asked = job.asked;
   failures_in_a_row_ = 0;
-  const int64_t moved = judge(job);
+  const fault::Strike strike = fault::ask("nixl.complete", request->name);
+  const int64_t moved = strike.error != 0 ? -strike.error : judge(job);
   request->engine_slot = nullptr;
   drop(&job);
-  if (moved < 0) return finish(request, moved);
+  if (moved < 0) return finish(request, moved, strike);
   request->tries = 0;
   request->result += moved;
   request->offset += static_cast<uint64_t>(moved);
@@ -688,7 +741,7 @@ void NixlEngineOf::settle(Job& job) {
     passed -= part;
   }
   // Fewer than were asked for: the end of the file.
-  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result);
+  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result, strike);
   if (cancelled) return finish(request, -ECANCELED);
   queue_.push_front(request);
 }
@@ -697,7 +750,6 @@ void NixlEngineOf::settle(Job& job) {
 int64_t NixlEngineOf::judge(Job& job) {
   IoRequest& request = *job.request;
   FileEntry& file = *job.file;
-  if (const fault::Strike strike = fault::ask("nixl.complete", request.name); strike.error != 0) return -strike.error;
   if (file.round != round_) {
     struct stat info;
     if (::fstat(request.fd, &info) != 0) return -errno;
@@ -719,6 +771,11 @@ int64_t NixlEngineOf::judge(Job& job) {
     moved = static_cast<size_t>(there);
   }
   if (request.kind == IoRequest::Kind::write) return static_cast<int64_t>(moved);
+  if (!replaced(job, moved)) {
+    statistics_.short_reads++;
+    problem_ = "NIXL said that " + std::to_string(job.asked) + " bytes were read at " + std::to_string(request.offset) + ", and fewer were";
+    return -EIO;
+  }
   size_t left = moved;
   bool touched = true;
   const auto copy = [&] {
@@ -762,6 +819,8 @@ void NixlEngineOf::arm_timer() {
   };
   if (current_ != nullptr) look(*current_);
   for (const auto& session : retired_) look(*session);
+  // Nothing can be written to a timer: it looks.
+  if (const int64_t soon = now_ns() + poll_most_ns; !withheld_.empty() && (earliest == 0 || soon < earliest)) earliest = soon;
   if (earliest == armed_for_ns_) return;
   armed_for_ns_ = earliest;
   itimerspec when{};
@@ -791,9 +850,17 @@ void NixlEngineOf::drop(Job* job) {
   free_jobs_.push_back(job);
 }
 
-void NixlEngineOf::finish(IoRequest* request, int64_t result) {
+void NixlEngineOf::finish(IoRequest* request, int64_t result, const fault::Strike& strike) {
   request->result = result;
-  done_.push_back(request);
+  if (!strike.hang) return done_.push_back(request);
+  let_go_withheld();
+  withheld_.push_back(request);
+  withheld_by_ = strike;
+}
+
+void NixlEngineOf::let_go_withheld() {
+  if (withheld_.empty() || !fault::released(withheld_by_)) return;
+  while (IoRequest* request = withheld_.pop_front()) done_.push_back(request);
 }
 
 void NixlEngineOf::deliver(Sink& sink) {

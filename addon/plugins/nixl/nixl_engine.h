@@ -33,6 +33,7 @@ struct Statistics {
   uint64_t failed = 0;       // transfers that the library failed
   uint64_t retried = 0;      // requests that were tried once more by themselves
   uint64_t short_writes = 0; // the library said success, and the file did not have the bytes
+  uint64_t short_reads = 0;  // the library said success, and the end of what was to be read had not come
   uint64_t given_up = 0;     // agents that passed a deadline
 };
 

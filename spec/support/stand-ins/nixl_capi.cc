@@ -467,7 +467,7 @@ const std::vector<Plugin>& plugins() {
       {"GDS_MT", {dram, vram, file}, {{"thread_count", "8"}}, {}, {"thread_count"}},
       {"HF3FS", {dram, file}, {{"mem_config", "auto"}, {"iopool_size", "64"}}, {}, {"iopool_size"}},
       {"OBJ", {dram, object}, {}, {"use_virtual_addressing"}, {"crtMinLimit"}},
-      {"FANCY", {dram, file}, {{"colour", "blue"}}, {}, {}}};
+      {"FANCY", {dram, file}, {{"colour", "blue"}, {"depth", "4"}}, {}, {"depth"}}};
   return *all;
 }
 
