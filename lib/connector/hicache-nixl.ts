@@ -85,7 +85,7 @@ interface Parts {
 export class HiCacheNixl implements AsyncDisposable {
   readonly config: NixlBackendConfig
   readonly selection: {
-    readonly plugin: string; readonly engine: string; readonly agent: string; readonly source: string
+    readonly plugin: string; readonly engine: string; readonly agent: string; readonly agentReason: string; readonly source: string
     readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly reason: string; readonly remedy: string }[]
   }
   /** None where pages are objects. */
@@ -196,7 +196,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#timeoutMs = settings.timeoutMs
     this.storageLayout = bucket ? 'object' : segments ? 'segment' : 'file'
     this.selection = Object.freeze({
-      plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
+      plugin: selection.plugin, engine, agent: selection.agent, agentReason: selection.agentReason, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
     for (const warning of selection.warnings) logger.warn(warning)
 
