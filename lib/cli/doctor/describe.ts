@@ -36,7 +36,7 @@ function summary({ selected, engine, agent, agentReason, selectedBy, failure, co
   const why = selectedBy === null || selectedBy === 'auto' ? 'the first that is usable' : `asked for by the ${selectedBy}`
   return table([
     ['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`} ${style.dim(`(${why})`)}`],
-    ['agent', `${style.bold(agent)}${agentReason === null ? '' : ` ${style.dim(`(${agentReason})`)}`}`],
+    ['agent', `${style.bold(agent)}${agentReason === null ? '' : style.dim(`: ${agentReason}`)}`],
     ['config', config],
   ])
 }
