@@ -54,7 +54,8 @@ const DRAIN_MS = 250
 
 /** What registerMemPoolHost() takes: `pageCount` pages of `pageBytes` each, one after the other. */
 export interface MemPoolHost {
-  readonly buffer: SharedArrayBuffer | ArenaTensor
+  /** Host memory; or device memory of this cache, or a part of that. */
+  readonly buffer: SharedArrayBuffer | ArenaTensor | DeviceBuffer
   /** Bytes of one page, all its parts together. Multiples of 4096 a part go without a copy. */
   readonly pageBytes: number
   readonly pageCount: number
@@ -62,7 +63,7 @@ export interface MemPoolHost {
   readonly parts?: 1 | 2
 }
 
-interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
+interface MemPool { readonly registration: NixlRegistration; readonly part: (at: number, bytes: number) => Uint8Array | DeviceBuffer; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
 
 interface Parts {
   readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection
@@ -408,10 +409,27 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     if (parts !== 1 && parts !== 2) throw new HiCacheError('ERR_ARGUMENT', `parts is 1 or 2; got ${describe(parts)}.`)
     if (pageBytes % parts !== 0) throw new HiCacheError('ERR_ARGUMENT', `pageBytes of ${pageBytes} cannot be halved into 2 parts.`)
-    const view = isShared(buffer) ? new Uint8Array(buffer) : hostMemory(buffer, 'source', 'the memory pool').bytes
-    if (view.byteLength < pageBytes * pageCount) {
-      throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${view.byteLength} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
+    const enough = (bytes: number): void => {
+      if (bytes < pageBytes * pageCount) throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${bytes} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
     }
+    if (isDeviceBuffer(buffer)) {
+      const { memory } = this.#devicePlace(buffer, 'source', 'the memory pool')
+      try {
+        enough(buffer.length)
+        const { address, deviceId } = buffer
+        const registration = NixlRegistration.ofDevice(memory, buffer, () => {
+          this.#registrations.delete(registration)
+          if (this.#memPool?.registration === registration) this.#memPool = null
+        })
+        this.#registrations.add(registration)
+        this.#memPool = { registration, part: (at, length) => ({ type: 'VRAM', deviceId, address: address + BigInt(at), length }), pageBytes, pageCount, parts }
+        return registration
+      } finally {
+        memory.unpin()
+      }
+    }
+    const view = isShared(buffer) ? new Uint8Array(buffer) : hostMemory(buffer, 'source', 'the memory pool').bytes
+    enough(view.byteLength)
     const owner = isShared(buffer) ? null : this.#arenaSlot(view, null)
     owner?.pin()
     const registration = NixlRegistration.ofBuffers([view], this.#addon, () => {
@@ -420,7 +438,7 @@ export class HiCacheNixl implements AsyncDisposable {
       owner?.unpin()
     })
     this.#registrations.add(registration)
-    this.#memPool = { registration, bytes: view, pageBytes, pageCount, parts }
+    this.#memPool = { registration, part: (at, bytes) => view.subarray(at, at + bytes), pageBytes, pageCount, parts }
     return registration
   }
 
@@ -707,13 +725,13 @@ export class HiCacheNixl implements AsyncDisposable {
     return slot
   }
 
-  async #moveV1(keys: readonly string[], pageIndices: readonly number[], move: (pages: (readonly [string, Uint8Array])[]) => Promise<boolean[]>): Promise<boolean[]> {
+  async #moveV1(keys: readonly string[], pageIndices: readonly number[], move: (pages: (readonly [string, Uint8Array | DeviceBuffer])[]) => Promise<boolean[]>): Promise<boolean[]> {
     this.#checkOpen()
     checkPairs(keys, pageIndices, 'pageIndices')
     const pool = this.#memPool
     if (!pool) throw new HiCacheError('ERR_ARGUMENT', 'No memory pool is registered: call registerMemPoolHost() first.')
     const partBytes = pool.pageBytes / pool.parts
-    const pages: (readonly [string, Uint8Array])[] = []
+    const pages: (readonly [string, Uint8Array | DeviceBuffer])[] = []
     const first: number[] = []
     keys.forEach((key, i) => {
       const index = pageIndices[i]!
@@ -723,7 +741,7 @@ export class HiCacheNixl implements AsyncDisposable {
       first.push(pages.length)
       this.#pageNames(key).forEach((storedKey, part) => {
         const at = index * pool.pageBytes + part * partBytes
-        pages.push([storedKey, pool.bytes.subarray(at, at + partBytes)])
+        pages.push([storedKey, pool.part(at, partBytes)])
       })
     })
     first.push(pages.length)

@@ -1,5 +1,6 @@
 import { HiCacheError, describe } from '../error.js'
 import type { NativeAddon } from '../transfer/native-binding.js'
+import type { DeviceMemory } from './device-memory.js'
 import type { Pinnable } from './pinnable.js'
 import { isDeviceBuffer, type DeviceBuffer, type Tensor } from './tensor.js'
 
@@ -54,11 +55,20 @@ export class NixlRegistration implements Disposable, Pinnable {
     return device > 0 ? 'VRAM' : 'DRAM'
   }
 
-  /** Registers host memory. Throws ERR_ARGUMENT for memory that is empty or detached, or lies on a GPU that no plugin in use reaches. */
+  /** Device memory that is known already: pinned until the registration is released. */
+  static ofDevice(memory: DeviceMemory, part: DeviceBuffer, onReleased: () => void = () => {}): NixlRegistration {
+    memory.pin()
+    return new NixlRegistration('VRAM', [[part.address, part.length, part.deviceId, '']], null, [], () => {
+      memory.unpin()
+      onReleased()
+    })
+  }
+
+  /** Registers host memory. Throws ERR_ARGUMENT for memory that is empty or detached, or a GPU's: that is registered by HiCacheNixl.registerDeviceBuffer(). */
   static ofBuffers(buffers: readonly Registrable[], addon: NativeAddon, onReleased: () => void = () => {}): NixlRegistration {
     if (!Array.isArray(buffers) || buffers.length === 0) throw new HiCacheError('ERR_ARGUMENT', `A registration takes an array of one buffer or more; got ${describe(buffers)}.`)
     if (NixlRegistration.memoryTypeOf(buffers) === 'VRAM') {
-      throw new HiCacheError('ERR_ARGUMENT', 'GPU memory cannot be registered: the storage plugin in use does not reach it. Configure GDS or GDS_MT.')
+      throw new HiCacheError('ERR_ARGUMENT', 'GPU memory is registered by registerDeviceBuffer(), allocDeviceBuffer() or openDeviceBuffer(), and not with host memory.')
     }
     const views = buffers.map(bytesOf)
     const tuples = views.map(view => [addon.addressOf(view), view.byteLength, 0, ''] as const)
