@@ -120,18 +120,11 @@ export class DeviceTransfers {
     }
     for (const until = performance.now() + scope.msLeft; ;) {
       if (scope.aborted) return refuse('cancelled', () => scope.abortError())
-      const slots: Slot[] = []
-      for (const length of lengths) {
-        const slot = arena.allocate(length)
-        if (!slot) break
-        slot.pin()
-        slots.push(slot)
-      }
-      if (slots.length === lengths.length) return { slots, failure: key => { throw new Error(key) } }
-      for (const slot of slots) slot.unpin()
+      const slots = arena.allocateAll(lengths)
+      if (slots) return { slots, failure: key => { throw new Error(key) } }
       const left = until - performance.now()
       if (left <= 0) return refuse('timeout', key => new HiCacheError('ERR_TIMEOUT', 'The arena had no room for staging memory within the deadline. Release arena tensors, or raise arenaBytes.', { key }))
-      await arena.freed(left)
+      await arena.freed(left, scope.signal ? [scope.signal] : [])
     }
   }
 
