@@ -75,4 +75,28 @@ describe('transfers of device memory', () => {
     expect(performance.now() - before).to.be.below(10_000)
     expect(stored).to.deep.equal([])
   })
+  it('stop() ends what waits for staging memory, and keeps what is being copied from storage', async () => {
+    let copied = (): void => {}
+    const slow = { ...cuda, copy: () => new Promise<void>(resolve => { copied = resolve }) } as unknown as NativeCuda
+    const devices = transfers({ cuda: slow })
+    held.unpin()
+    const copying = write(devices, 'a', { timeoutMs: 20_000 })
+    await settled()
+    const rest: Slot[] = []
+    for (let slot; (slot = arena.allocateAll([MIB / 2])) !== null;) rest.push(...slot)
+    const waiting = write(devices, 'b', { timeoutMs: 20_000 })
+    await settled()
+    devices.stop()
+    expect(await waiting).to.deep.equal(['cancelled', 'cancelled'])
+    let closed = false
+    const closing = devices.close().then(() => { closed = true })
+    await settled()
+    expect(closed, 'a copy uses the arena').to.equal(false)
+    copied()
+    expect(await copying).to.deep.equal(['cancelled', 'cancelled'])
+    await closing
+    expect(stored).to.deep.equal([])
+    for (const slot of rest) slot.unpin()
+    expect(arena.usedBytes).to.equal(0)
+  })
 })
