@@ -17,7 +17,7 @@ describe('transfers of device memory', () => {
   let held: Slot
   /** Pages whose step has its slots and was copied. */
   let stored: string[]
-  const cuda = { pin: async () => true, unpin: async () => true, copy: async () => undefined } as unknown as NativeCuda
+  const cuda = { pin: () => Promise.resolve(true), unpin: () => Promise.resolve(true), copy: () => Promise.resolve() } as unknown as NativeCuda
   const memory = new DeviceMemory({ region: 1, device: 0, address: 4096n }, 64 * MIB, cuda, () => {})
 
   beforeEach(() => {
