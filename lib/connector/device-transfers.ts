@@ -34,13 +34,16 @@ interface Step<Page> { readonly indices: number[]; readonly pages: Page[]; reado
  */
 export class DeviceTransfers {
   readonly #o: DeviceTransferParts
+  readonly #stopped = new AbortController()
+  /** Calls under way. */
+  readonly #calls = new Set<Promise<void>>()
   #pinned: Promise<boolean> | null = null
 
   constructor(parts: DeviceTransferParts) { this.#o = parts }
 
   /** `indices`: what each page is called in `settle`. */
   write(scope: CallScope, pages: readonly PageToWrite[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<WriteOutcome>): void {
-    void this.#inSteps(steps(pages, places, indices, ({ length }) => length), async step => {
+    this.#inSteps(steps(pages, places, indices, ({ length }) => length), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ length }) => length))
       if (!slots) { step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) }); return; }
       try {
@@ -51,6 +54,7 @@ export class DeviceTransfers {
           settle(step.indices[i]!, { ok: false, status: 'failed', key, error: deviceError(cause, `Copying ${JSON.stringify(key)} from the GPU failed`, key) }, 0)
         }); return;
       }
+      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       await new Promise<void>(resolve => {
         let left = staged.length
@@ -64,9 +68,10 @@ export class DeviceTransfers {
   }
 
   read(scope: CallScope, pages: readonly PageToRead[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<ReadOutcome<Target>>): void {
-    void this.#inSteps(steps(pages, places, indices, ({ exactLength }) => exactLength!), async step => {
+    this.#inSteps(steps(pages, places, indices, ({ exactLength }) => exactLength!), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ exactLength }) => exactLength!))
       if (!slots) { step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) }); return; }
+      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
         const all = new Array<ReadOutcome<Target>>(staged.length)
@@ -93,9 +98,25 @@ export class DeviceTransfers {
     })
   }
 
-  /** The driver lets go of the arena. Before that ends. */
+  /** Resolves when every call has ended. */
+  async idle(): Promise<void> {
+    while (this.#calls.size > 0) await Promise.all(this.#calls)
+  }
+
+  /** No step begins any more, nor goes to storage: their pages end as cancelled. */
+  stop(): void { this.#stopped.abort() }
+
+  /** The driver lets go of the arena. Before that ends. After stop(). */
   async close(): Promise<void> {
+    // A copy may be under way, to or from the arena.
+    await this.idle()
     if (this.#pinned !== null && await this.#pinned) await this.#o.cuda.unpin(this.#o.arena.region).catch(() => false)
+  }
+
+  /** The cache was closed meanwhile: nobody would hear of a transfer that begins now. */
+  #refuse(step: Step<{ readonly key: string }>, slots: readonly Slot[], settle: (index: number, outcome: { ok: false; status: 'cancelled'; key: string; error: HiCacheError }, length: number) => void): void {
+    for (const slot of slots) slot.unpin()
+    step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, status: 'cancelled', key, error: closed(key) }, 0) })
   }
 
   #memory(slot: Slot): RequestMemory {
@@ -120,28 +141,25 @@ export class DeviceTransfers {
     }
     for (const until = performance.now() + scope.msLeft; ;) {
       if (scope.aborted) return refuse('cancelled', () => scope.abortError())
-      const slots: Slot[] = []
-      for (const length of lengths) {
-        const slot = arena.allocate(length)
-        if (!slot) break
-        slot.pin()
-        slots.push(slot)
-      }
-      if (slots.length === lengths.length) return { slots, failure: key => { throw new Error(key) } }
-      for (const slot of slots) slot.unpin()
+      if (this.#stopped.signal.aborted) return refuse('cancelled', closed)
+      const slots = arena.allocateAll(lengths)
+      if (slots) return { slots, failure: key => { throw new Error(key) } }
       const left = until - performance.now()
       if (left <= 0) return refuse('timeout', key => new HiCacheError('ERR_TIMEOUT', 'The arena had no room for staging memory within the deadline. Release arena tensors, or raise arenaBytes.', { key }))
-      await arena.freed(left)
+      await arena.freed(left, scope.signal ? [this.#stopped.signal, scope.signal] : [this.#stopped.signal])
     }
   }
 
-  async #inSteps<Page>(all: readonly Step<Page>[], move: (step: Step<Page>) => Promise<void>): Promise<void> {
+  #inSteps<Page>(all: readonly Step<Page>[], move: (step: Step<Page>) => Promise<void>): void {
     let next = 0
-    await Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
+    const call = Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
       while (next < all.length) await move(all[next++]!)
-    }))
+    })).then(() => {}).finally(() => { this.#calls.delete(call) })
+    this.#calls.add(call)
   }
 }
+
+function closed(key: string): HiCacheError { return new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }) }
 
 interface FailureKind { readonly status: 'timeout' | 'cancelled' | 'rejected' | 'failed'; readonly error: HiCacheError }
 

@@ -154,14 +154,18 @@ export class HiCacheNixl implements AsyncDisposable {
     const { layout, reason } = chooseLayout({ configured: config.options.storageLayout, storageDirVariable: config.storageDirVariable, directories })
     logger.debug(`Pages are stored in the ${layout} layout: ${reason}`)
     const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon, { prefill: selection.plugin !== '3fs' }) : null
+    let shared: Parts['shared'] = null
     try {
       throwIfAborted(options.signal)
       const workers = config.options.workers ?? Math.min(2, availableParallelism())
-      const shared = await sharedMemoryOf(config, selection, addon)
+      shared = await sharedMemoryOf(config, selection, addon)
       const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers, shared })
+      // Its own from here on.
+      shared = null
       await settledWithin(cache.#started, START_MS_MAX)
       return cache
     } catch (error) {
+      shared?.release()
       if (segments) await SegmentStore.closeDirectories(segments)
       throw error
     }
@@ -628,7 +632,14 @@ export class HiCacheNixl implements AsyncDisposable {
     const storedKey = named ? key : this.#storedKey(key)
     if (isDeviceBuffer(source)) {
       const device = this.#devicePlace(source, 'source', key)
-      const { dtype, shape } = deviceMeaning(source, key)
+      let meaning: ReturnType<typeof deviceMeaning>
+      try {
+        meaning = deviceMeaning(source, key)
+      } catch (error) {
+        device.memory.unpin()
+        throw error
+      }
+      const { dtype, shape } = meaning
       return { key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: source.length, memory: NO_MEMORY, pinned: device.memory, device }
     }
     const { bytes, dtype, shape } = hostMemory(source, 'source', key)
@@ -786,7 +797,8 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#stage = 'closing'
     this.#health.closing()
     const until = performance.now() + graceMs
-    await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle()]), graceMs)
+    await settledWithin(Promise.all([this.#store.stop(), this.#devices.idle(), this.#batcher.idle()]), graceMs)
+    this.#devices.stop()
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
@@ -795,12 +807,13 @@ export class HiCacheNixl implements AsyncDisposable {
     await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
     for (const memory of this.#deviceMemory) memory.release()
-    await Promise.all([this.#devices.close(), ...this.#ending])
-    if (leaked > 0) {
-      // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
+    // A GPU's driver may hang, as a kernel may.
+    const driverEnded = await settledWithin(Promise.all([this.#devices.close(), ...this.#ending]), Math.max(DRAIN_MS, until - performance.now()))
+    if (leaked > 0 || !driverEnded) {
+      // They may still write there. The memory is kept for ever rather than given to somebody else.
       LEAKED.add(this.#arena.buffer)
       LEAKED.add(this.#words.shared)
-      this.#logger.error('The kernel still holds memory of requests that were given up; it is leaked.', { bytes: leaked })
+      this.#logger.error(driverEnded ? 'The kernel still holds memory of requests that were given up; it is leaked.' : 'The driver of a GPU does not answer; the memory that it may hold is leaked.', { bytes: leaked })
     } else {
       this.#arena.unregister()
       this.#addon.unregisterMemory(this.#wordsRegion)
@@ -931,8 +944,10 @@ function tally(outcomes: readonly (WriteOutcome | ReadOutcome<Target>)[]): Recor
   return counts
 }
 
-async function settledWithin(work: Promise<unknown>, ms: number): Promise<void> {
+/** False: it did not settle in that time. */
+async function settledWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  await Promise.race([work, new Promise(resolve => { timer = setTimeout(resolve, ms) })])
+  const settled = await Promise.race([work.then(() => true), new Promise<boolean>(resolve => { timer = setTimeout(resolve, ms, false) })])
   clearTimeout(timer)
+  return settled
 }
