@@ -376,7 +376,9 @@ export class HiCacheNixl implements AsyncDisposable {
    * Memory of a GPU of this machine, for pages that go to it or come from it. Release it when done.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: there is no GPU, or it has no such memory left.
    */
-  async allocDeviceBuffer({ length, deviceId = 0 }: { length: number; deviceId?: number }): Promise<DeviceMemory> {
+  async allocDeviceBuffer(spec: { length: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'allocDeviceBuffer() takes { length, deviceId }')
+    const { length, deviceId = 0 } = spec
     return await this.#makeDeviceMemory(length, `GPU ${deviceId} gives no ${length} bytes of memory`, async () => await this.#addon.cuda.allocate(deviceId, length))
   }
 
@@ -385,7 +387,9 @@ export class HiCacheNixl implements AsyncDisposable {
    * they stand for the whole allocation, so `offset` (default 0) says where in it the memory begins. Release it when done; it must not be used after the other process has freed it.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: the driver does not open it.
    */
-  async openDeviceBuffer({ handle, length, offset = 0, deviceId = 0 }: { handle: Uint8Array; length: number; offset?: number; deviceId?: number }): Promise<DeviceMemory> {
+  async openDeviceBuffer(spec: { handle: Uint8Array; length: number; offset?: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'openDeviceBuffer() takes { handle, length, offset, deviceId }')
+    const { handle, length, offset = 0, deviceId = 0 } = spec
     return await this.#makeDeviceMemory(length, 'The memory of the other process cannot be opened', async () => await this.#addon.cuda.openHandle(handle, deviceId, offset, length))
   }
 
@@ -393,7 +397,10 @@ export class HiCacheNixl implements AsyncDisposable {
    * Memory of a GPU that something else in this process has allocated, and keeps until it is released here. The driver is asked whether it is what it is said to be.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: it is not memory of that GPU.
    */
-  async registerDeviceBuffer({ address, length, deviceId = 0 }: { address: bigint; length: number; deviceId?: number }): Promise<DeviceMemory> {
+  async registerDeviceBuffer(spec: { address: bigint; length: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'registerDeviceBuffer() takes { address, length, deviceId }')
+    const { address, length, deviceId = 0 } = spec
+    if (typeof address !== 'bigint') throw new HiCacheError('ERR_ARGUMENT', `address is a bigint; got ${describe(address)}.`)
     return await this.#makeDeviceMemory(length, `0x${address.toString(16)} cannot be registered`, async () => await this.#addon.cuda.adopt(deviceId, address, length))
   }
 
