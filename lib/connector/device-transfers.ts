@@ -15,6 +15,9 @@ const STEP_SHARE = 1 / 4
 /** Steps of a call under way at once: while one is copied, another one is on its way to or from storage. */
 const STEPS_AT_ONCE = 2
 
+/** How often a step that waits for memory looks whether anybody still wants it. */
+const LOOK_MS = 20
+
 /** Where a page's bytes are, or are wanted, in the memory of a GPU. It is pinned by whoever made this. */
 export interface DevicePlace { readonly memory: DeviceMemory; readonly offset: number }
 
@@ -36,12 +39,15 @@ interface Step<Page> { readonly indices: number[]; readonly pages: Page[]; reado
 export class DeviceTransfers {
   readonly #o: DeviceTransferParts
   #pinned: Promise<boolean> | null = null
+  /** Calls under way. */
+  readonly #active = new Set<Promise<void>>()
+  #closing = false
 
   constructor(parts: DeviceTransferParts) { this.#o = parts }
 
   /** `indices`: what each page is called in `settle`. */
   write(scope: CallScope, pages: readonly PageToWrite[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<WriteOutcome>): void {
-    void this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ length }) => length), async step => {
+    this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ length }) => length), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ length }) => length))
       if (!slots) return step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
       try {
@@ -65,7 +71,7 @@ export class DeviceTransfers {
   }
 
   read(scope: CallScope, pages: readonly PageToRead[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<ReadOutcome<Target>>): void {
-    void this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!), async step => {
+    this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ exactLength }) => exactLength!))
       if (!slots) return step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
@@ -94,8 +100,13 @@ export class DeviceTransfers {
     })
   }
 
-  /** The driver lets go of the arena. Before that ends. */
+  /** Resolves when everything that was asked for so far has settled. */
+  async idle(): Promise<void> { await Promise.all(this.#active) }
+
+  /** Nobody takes pages any more: what is under way ends, and what waits for memory fails. Then the driver lets go of the arena, before that ends. */
   async close(): Promise<void> {
+    this.#closing = true
+    await this.idle()
     if (this.#pinned !== null && await this.#pinned) await this.#o.cuda.unpin(this.#o.arena.region).catch(() => false)
   }
 
@@ -122,6 +133,7 @@ export class DeviceTransfers {
       return refuse('rejected', key => new HiCacheError('ERR_REJECTED', `A page of a GPU's memory takes staging memory of its size, at most half of the arena's ${arena.bytes} bytes: raise arenaBytes.`, { key }))
     }
     for (const until = performance.now() + scope.msLeft; ;) {
+      if (this.#closing) return refuse('failed', key => new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }))
       if (scope.aborted) return refuse('cancelled', () => scope.abortError())
       const slots: Slot[] = []
       for (const length of lengths) {
@@ -134,15 +146,16 @@ export class DeviceTransfers {
       for (const slot of slots) slot.unpin()
       const left = until - performance.now()
       if (left <= 0) return refuse('timeout', key => new HiCacheError('ERR_TIMEOUT', 'The arena had no room for staging memory within the deadline. Release arena tensors, or raise arenaBytes.', { key }))
-      await arena.freed(left)
+      await arena.freed(Math.min(left, LOOK_MS))
     }
   }
 
-  async #inSteps<Page>(all: readonly Step<Page>[], move: (step: Step<Page>) => Promise<void>): Promise<void> {
+  #inSteps<Page>(all: readonly Step<Page>[], move: (step: Step<Page>) => Promise<void>): void {
     let next = 0
-    await Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
+    const active = Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
       while (next < all.length) await move(all[next++]!)
-    }))
+    })).then(() => { this.#active.delete(active) })
+    this.#active.add(active)
   }
 }
 

@@ -469,7 +469,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Resolves when everything that was asked for so far has settled. */
   async flush(options?: CallOptions): Promise<void> {
     this.#checkOpen()
-    await this.#within(this.#batcher.idle(), options)
+    await this.#within(Promise.all([this.#batcher.idle(), this.#devices.idle()]), options)
   }
 
   /**
@@ -775,7 +775,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#stage = 'closing'
     this.#health.closing()
     const until = performance.now() + graceMs
-    await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle()]), graceMs)
+    await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle(), this.#devices.idle()]), graceMs)
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
@@ -783,8 +783,9 @@ export class HiCacheNixl implements AsyncDisposable {
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
     await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
-    for (const memory of this.#deviceMemory) memory.release()
-    await Promise.all([this.#devices.close(), ...this.#ending])
+    await this.#devices.close()
+    for (const memory of this.#deviceMemory) memory.abandon()
+    await Promise.all(this.#ending)
     if (leaked > 0) {
       // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
       LEAKED.add(this.#arena.buffer)
