@@ -938,14 +938,15 @@ void requests_are_called_off() {
   bench.done(going, 65536);
   bench.done(rounds, -ECANCELED);
   // Called off between its failure and its second try.
-  knobs->set("param.polls", 3);
-  knobs->set("fault.submit", 1);
-  Job& failing = bench.submit(reading, fd.get(), 0, 65536);
-  bench.engine->flush(bench.collector);
-  bench.engine->cancel(&failing.request, bench.collector);
-  bench.drain();
+  Bench other(uring, false, true);
+  knobs->set("fault.io_error", 1);
+  knobs->set("param.polls", 6);
+  Job& failing = other.submit(reading, fd.get(), 0, 65536);
+  other.engine->flush(other.collector);
+  other.engine->cancel(&failing.request, other.collector);
+  other.drain();
   knobs->set("param.polls", 0);
-  bench.done(failing, -ECANCELED);
+  other.done(failing, -ECANCELED);
 }
 
 void planned_faults() {
