@@ -18,11 +18,20 @@ struct DeviceHolding {
   std::shared_ptr<void> buffer;
 };
 
-std::string said(const cuda::Failure& failure) { return failure.what + ": " + failure.code + (failure.remedy.empty() ? "" : ". " + failure.remedy); }
+// Many a text names the code already.
+std::string reason_of(const cuda::Failure& failure) {
+  if (failure.code.empty() || failure.what.find(failure.code) != std::string::npos) return failure.what;
+  return std::string(failure.what).append(" (").append(failure.code).append(")");
+}
+
+std::string said(const cuda::Failure& failure) {
+  const std::string reason = reason_of(failure);
+  return failure.remedy.empty() ? reason : std::string(reason).append("; ").append(failure.remedy);
+}
 
 napi_value refused(const Out& out, const cuda::Failure& failure) { return make_error(Napi::Env(out.env()), "ERR_DEVICE", said(failure)).Value(); }
 
-cuda::Failure out_of_range(const std::string& what) { return {"OUT_OF_RANGE", what, "give a range of memory that is registered"}; }
+cuda::Failure out_of_range(const std::string& what) { return {"OUT_OF_RANGE", what, "check offset and length against the allocation that the handle stands for"}; }
 
 RegionRef region_of(Napi::Value value) {
   if (value.IsEmpty() || !value.IsNumber()) return nullptr;
@@ -311,7 +320,7 @@ Napi::Value probe_cuda(const Napi::CallbackInfo& info) {
         out.set(told, "library", out.string(answer->library));
         out.set(told, "version", out.string(answer->version == 0 ? "" : std::to_string(answer->version / 1000) + "." + std::to_string(answer->version % 1000 / 10)));
         out.set(told, "devices", out.number(answer->devices));
-        out.set(told, "reason", out.string(usable ? "" : answer->failure.what + ": " + answer->failure.code));
+        out.set(told, "reason", out.string(usable ? "" : reason_of(answer->failure)));
         out.set(told, "remedy", out.string(usable ? "" : answer->failure.remedy));
         deferred.resolve(out, told);
       });

@@ -1,5 +1,5 @@
 import { HiCacheError } from '../error.js'
-import type { Arena } from '../memory/arena.js'
+import { roundUp, type Arena } from '../memory/arena.js'
 import { deviceError, type DeviceMemory } from '../memory/device-memory.js'
 import type { Slot } from '../memory/slot.js'
 import type { PageToRead, PageToWrite } from '../storage/page-store.js'
@@ -9,8 +9,9 @@ import type { CallScope } from '../transfer/call-scope.js'
 import type { NativeCuda } from '../transfer/native-binding.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 
-/** Bytes that one step of a call has in staging memory at most; a page that is larger is a step by itself. */
+/** Bytes that one step of a call has in staging memory at most, and of the arena: callers may hold two thirds of that. A page that is larger is a step by itself. */
 const STEP_BYTES = 32 * 1024 * 1024
+const STEP_SHARE = 1 / 4
 /** Steps of a call under way at once: while one is copied, another one is on its way to or from storage. */
 const STEPS_AT_ONCE = 2
 
@@ -46,7 +47,7 @@ export class DeviceTransfers {
   /** `indices`: what each page is called in `settle`. */
   write(scope: CallScope, pages: readonly PageToWrite[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<WriteOutcome>): void {
     const handedOver = new Map<Step<PageToWrite>, () => void>()
-    const all = steps(pages, places, indices, ({ length }) => length)
+    const all = steps(pages, places, indices, this.#stepBytes, ({ length }) => length)
     for (const step of all) {
       step.before = this.before(step.pages)
       const coming = new Promise<void>(resolve => { handedOver.set(step, resolve) }).then(() => {
@@ -113,12 +114,15 @@ export class DeviceTransfers {
   }
 
   read(scope: CallScope, pages: readonly PageToRead[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<ReadOutcome<Target>>): void {
-    const all = steps(pages, places, indices, ({ exactLength }) => exactLength!)
+    const all = steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!)
     for (const step of all) step.before = this.before(step.pages)
     this.#inSteps(all, async step => {
       if (step.before) await step.before
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ exactLength }) => exactLength!))
-      if (!slots) { step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) }); return; }
+      if (!slots) {
+        step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+        return
+      }
       if (this.stopped) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
@@ -168,6 +172,8 @@ export class DeviceTransfers {
     step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, status: 'cancelled', key, error: closed(key) }, 0) })
   }
 
+  get #stepBytes(): number { return Math.min(STEP_BYTES, this.#o.arena.bytes * STEP_SHARE) }
+
   #memory(slot: Slot): RequestMemory {
     return { kind: 'direct', region: this.#o.arena.region, offset: slot.offset, owner: slot, bytes: slot.view() }
   }
@@ -213,12 +219,13 @@ export function closed(key: string): HiCacheError { return new HiCacheError('ERR
 
 interface FailureKind { readonly status: 'timeout' | 'cancelled' | 'rejected' | 'failed'; readonly error: HiCacheError }
 
-function steps<Page>(pages: readonly Page[], places: readonly DevicePlace[], indices: readonly number[], lengthOf: (page: Page) => number): Step<Page>[] {
+function steps<Page>(pages: readonly Page[], places: readonly DevicePlace[], indices: readonly number[], bytesMax: number, lengthOf: (page: Page) => number): Step<Page>[] {
   const all: Step<Page>[] = []
   pages.forEach((page, i) => {
-    const length = lengthOf(page)
+    // As the arena counts: a slot is whole blocks.
+    const length = roundUp(lengthOf(page))
     let step = all.at(-1)
-    if (step === undefined || step.bytes + length > STEP_BYTES) all.push(step = { indices: [], pages: [], places: [], bytes: 0, before: null })
+    if (step === undefined || step.bytes + length > bytesMax) all.push(step = { indices: [], pages: [], places: [], bytes: 0, before: null })
     step.indices.push(indices[i]!)
     step.pages.push(page)
     step.places.push(places[i]!)

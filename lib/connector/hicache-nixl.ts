@@ -373,7 +373,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Registers shared host memory (DRAM), so that transfers use it without a copy. Release it when done. */
   registerBuffers(buffers: readonly Registrable[]): NixlRegistration {
     this.#checkOpen()
-    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) })
+    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) }, this.#arena)
     this.#registrations.add(registration)
     return registration
   }
@@ -388,7 +388,9 @@ export class HiCacheNixl implements AsyncDisposable {
    * Memory of a GPU of this machine, for pages that go to it or come from it. Release it when done.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: there is no GPU, or it has no such memory left.
    */
-  async allocDeviceBuffer({ length, deviceId = 0 }: { length: number; deviceId?: number }): Promise<DeviceMemory> {
+  async allocDeviceBuffer(spec: { length: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'allocDeviceBuffer() takes { length, deviceId }')
+    const { length, deviceId = 0 } = spec
     return await this.#makeDeviceMemory(length, `GPU ${deviceId} gives no ${length} bytes of memory`, async () => await this.#addon.cuda.allocate(deviceId, length))
   }
 
@@ -397,7 +399,9 @@ export class HiCacheNixl implements AsyncDisposable {
    * they stand for the whole allocation, so `offset` (default 0) says where in it the memory begins. Release it when done; it must not be used after the other process has freed it.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: the driver does not open it.
    */
-  async openDeviceBuffer({ handle, length, offset = 0, deviceId = 0 }: { handle: Uint8Array; length: number; offset?: number; deviceId?: number }): Promise<DeviceMemory> {
+  async openDeviceBuffer(spec: { handle: Uint8Array; length: number; offset?: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'openDeviceBuffer() takes { handle, length, offset, deviceId }')
+    const { handle, length, offset = 0, deviceId = 0 } = spec
     return await this.#makeDeviceMemory(length, 'The memory of the other process cannot be opened', async () => await this.#addon.cuda.openHandle(handle, deviceId, offset, length))
   }
 
@@ -405,7 +409,10 @@ export class HiCacheNixl implements AsyncDisposable {
    * Memory of a GPU that something else in this process has allocated, and keeps until it is released here. The driver is asked whether it is what it is said to be.
    * @throws {HiCacheError} ERR_ARGUMENT; ERR_IO: it is not memory of that GPU.
    */
-  async registerDeviceBuffer({ address, length, deviceId = 0 }: { address: bigint; length: number; deviceId?: number }): Promise<DeviceMemory> {
+  async registerDeviceBuffer(spec: { address: bigint; length: number; deviceId?: number }): Promise<DeviceMemory> {
+    checkObject(spec, 'registerDeviceBuffer() takes { address, length, deviceId }')
+    const { address, length, deviceId = 0 } = spec
+    if (typeof address !== 'bigint') throw new HiCacheError('ERR_ARGUMENT', `address is a bigint; got ${describe(address)}.`)
     return await this.#makeDeviceMemory(length, `0x${address.toString(16)} cannot be registered`, async () => await this.#addon.cuda.adopt(deviceId, address, length))
   }
 
@@ -447,7 +454,7 @@ export class HiCacheNixl implements AsyncDisposable {
       this.#registrations.delete(registration)
       if (this.#memPool?.registration === registration) this.#memPool = null
       owner?.unpin()
-    })
+    }, this.#arena)
     this.#registrations.add(registration)
     this.#memPool = { registration, part: (at, bytes) => view.subarray(at, at + bytes), pageBytes, pageCount, parts }
     return registration
@@ -491,7 +498,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Resolves when everything that was asked for so far has settled. */
   async flush(options?: CallOptions): Promise<void> {
     this.#checkOpen()
-    await this.#within(this.#batcher.idle(), options)
+    await this.#within(Promise.all([this.#batcher.idle(), this.#devices.idle()]), options)
   }
 
   /**
@@ -827,7 +834,7 @@ export class HiCacheNixl implements AsyncDisposable {
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
     await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
-    for (const memory of this.#deviceMemory) memory.release()
+    for (const memory of this.#deviceMemory) memory.abandon()
     // A GPU's driver may hang, as a kernel may.
     const driverEnded = await settledWithin(Promise.all([this.#devices.close(), ...this.#ending]), Math.max(DRAIN_MS, until - performance.now()))
     if (leaked > 0 || !driverEnded) {

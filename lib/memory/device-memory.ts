@@ -72,6 +72,13 @@ export class DeviceMemory implements DeviceBuffer, Disposable, Pinnable {
     this.#end()
   }
 
+  /** Ends it although transfers hold it, whose end nobody will tell: native code keeps the memory until then. */
+  abandon(): void {
+    this.#released = true
+    this.#pins = 0
+    this.#end()
+  }
+
   [Symbol.dispose](): void { this.release() }
 
   #end(): void {

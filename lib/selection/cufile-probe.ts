@@ -13,12 +13,13 @@ type CufileReport = ReturnType<NativeAddon['cufile']['probe']>
 /** What a child process has found out about cuFile: its driver can hang, and then only the child does. */
 export type CufileInspector = () => Promise<CufileReport>
 
-export const inspectCufile: CufileInspector = async () => await new Promise(resolve => {
+/** `limitMs`: how long the child may take. */
+export const inspectCufile = async (limitMs = CUFILE_PROBE_MS_MAX): Promise<CufileReport> => await new Promise(resolve => {
   const script = fileURLToPath(new URL('./cufile-probe-child.js', import.meta.url))
-  execFile(process.execPath, [script], { timeout: CUFILE_PROBE_MS_MAX, killSignal: 'SIGKILL', windowsHide: true }, (error, stdout) => {
+  execFile(process.execPath, [script], { timeout: limitMs, killSignal: 'SIGKILL', windowsHide: true }, (error, stdout) => {
     const refused = (reason: string, remedy: string): void => { resolve({ usable: false, mode: 'unavailable', library: '', version: '', reason, remedy }) }
     if (error?.killed === true) {
-      return refused(`cuFile's driver did not open within ${CUFILE_PROBE_MS_MAX / 1000} s (a child process tried it, and was ended)`,
+      return refused(`cuFile's driver did not open within ${limitMs / 1000} s (a child process tried it, and was ended)`,
         'see that /proc/modules can be read, and that the GPU\'s driver answers (nvidia-smi)')
     }
     try {
