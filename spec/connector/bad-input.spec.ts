@@ -93,7 +93,7 @@ describeLayouts('wrong arguments', storageLayout => {
   it('messages say what was wrong and which value, never the bytes', async () => {
     expect((await rejection(cache.set('k', 'secret-bytes-as-a-string'.repeat(10) as never), 'ERR_ARGUMENT')).message).to.match(/source of "k" is neither a tensor .* nor a typed array.*got "secret-bytes-as-a-string.{56}" and 160 more characters\.$/)
     expect((await rejection(cache.set('k', { dtype: 'float16', shape: [3], data: new Uint8Array(5) }), 'ERR_ARGUMENT')).message).to.equal('The source of "k" has 5 bytes of data; float16 [3] takes 6.')
-    expect((await rejection(cache.set('k', { type: 'VRAM', deviceId: 0, address: 1n, length: 1 }), 'ERR_ARGUMENT')).message).to.match(/GPU memory, which the storage plugin in use does not move\. Copy it to host memory first/)
+    expect((await rejection(cache.set('k', { type: 'VRAM', deviceId: 0, address: 1n, length: 1 }), 'ERR_ARGUMENT')).message).to.match(/lies in no device memory of this cache .*allocDeviceBuffer/)
   })
   it('all that was refused did nothing', async () => {
     if (storageLayout === 'file') expect(await filesBelow(storageDir)).to.have.length(1)
