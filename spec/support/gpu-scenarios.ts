@@ -470,6 +470,27 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return rig.control!.get('cuda.count.registrations')
   },
 
+  /** How fast pages come from storage into a GPU's memory; for scripts/try-gpu.mjs. `write`: they are stored first. */
+  async speed(rig) {
+    const { pages, pageBytes, write = false } = rig.task.parameters as { pages: number; pageBytes: number; write?: boolean }
+    const cache = await rig.open({ workers: 1, arenaBytes: Math.max(64 * MIB, 4 * pageBytes), timeoutMs: 300_000 })
+    const memory = await cache.allocDeviceBuffer({ length: pages * pageBytes })
+    const first = noise(pageBytes), keys = Array.from({ length: pages }, (_, i) => `page${i}`)
+    if (write) {
+      for (const key of keys) allStored(await cache.write([[key, first]]))
+      return { plugin: cache.selection.plugin }
+    }
+    await rig.fill(memory, new Uint8Array(pageBytes))
+    const targets = keys.map((key, i) => [key, memory.subarray(i * pageBytes, pageBytes)] as const)
+    const started = performance.now()
+    const outcomes = await cache.read(targets)
+    const seconds = (performance.now() - started) / 1000
+    allRead(outcomes)
+    same(await rig.bytes(memory, 0, pageBytes), first, 'the first page')
+    const report = cache.selection.plugins.find(({ name }) => name === cache.selection.plugin) as { details?: { mode?: string } } | undefined
+    return { bytes: pages * pageBytes, seconds, mode: report?.details?.mode ?? 'staged' }
+  },
+
   /** Two devices. With the stand-ins. */
   async devices(rig) {
     const cache = await rig.open()
