@@ -31,7 +31,7 @@ for (const value of [pages, pageBytes, rounds, threads]) if (!Number.isSafeInteg
 const parent = values.dir === undefined ? tmpdir() : resolve(values.dir)
 mkdirSync(parent, { recursive: true })
 const work = mkdtempSync(join(parent, 'hicache-try-gpu-'))
-const env = { ...process.env }
+const env = { ...process.env, CXX: process.env.CXX }
 const say = (text) => { console.error(text) }
 
 function run(command, args, timeout = 120_000) {
@@ -98,17 +98,17 @@ function buildAddon() {
   const flags = ['-std=c++20', '-O2', '-fPIC', '-fvisibility=hidden', '-Iaddon', `-I${join(root, 'node_modules', 'node-addon-api')}`, `-I${headers}`, '-DNAPI_VERSION=9',
     '-DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS', '-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS']
   const script = 'set -e; out=$1; shift; n=$1; shift; flags=(); while [ "$1" != -- ]; do flags+=("$1"); shift; done; shift; ' +
-    'printf "%s\\0" "$@" | xargs -0 -P "$n" -I{} sh -c \'o=$1/$(echo "$2" | tr / _).o; s=$2; shift 2; ${CXX:-g++} "$@" -c "$s" -o "$o"\' sh "$out" {} "${flags[@]}"'
+    'printf "%s\\0" "$@" | xargs -0 -P "$n" -I{} sh -c \'o=$1/$(echo "$2" | tr / _).o; s=$2; shift 2; "$CXX" "$@" -c "$s" -o "$o"\' sh "$out" {} "${flags[@]}"'
   const compiled = run('bash', ['-c', script, 'sh', objects, String(availableParallelism()), ...flags, '--', ...sources], 1_800_000)
   if (!compiled.ok) throw new Error(`The addon cannot be compiled: ${compiled.why}`)
-  const linked = run(env.CXX ?? 'g++', ['-shared', '-Wl,-z,nodelete', '-static-libstdc++', '-static-libgcc', '-Wl,--exclude-libs,ALL', '-o', binary, ...readdirSync(objects).map((name) => join(objects, name)), '-lpthread', '-ldl'])
+  const linked = run(env.CXX, ['-shared', '-Wl,-z,nodelete', '-static-libstdc++', '-static-libgcc', '-Wl,--exclude-libs,ALL', '-o', binary, ...readdirSync(objects).map((name) => join(objects, name)), '-lpthread', '-ldl'])
   if (!linked.ok) throw new Error(`The addon cannot be linked: ${linked.why}`)
   return 'built'
 }
 
 function buildLoops() {
   const program = join(work, 'gpu-loops')
-  const built = run(env.CXX ?? 'g++', ['-std=c++20', '-O2', '-o', program, join('scripts', 'gpu-loops.cc'), '-ldl', '-lpthread'])
+  const built = run(env.CXX, ['-std=c++20', '-O2', '-o', program, join('scripts', 'gpu-loops.cc'), '-ldl', '-lpthread'])
   if (!built.ok) throw new Error(`scripts/gpu-loops.cc does not compile: ${built.why}`)
   return program
 }
@@ -116,7 +116,7 @@ function buildLoops() {
 function useStandIns() {
   for (const [name, variable] of [['cuda', 'HICACHE_NIXL_CUDA_PATH'], ['cufile', 'HICACHE_NIXL_CUFILE_PATH']]) {
     const library = join(work, `lib${name}.so`)
-    const built = run(env.CXX ?? 'g++', ['-std=c++20', '-O1', '-shared', '-fPIC', '-fvisibility=hidden', '-Ispec/support/stand-ins', '-o', library, `spec/support/stand-ins/${name}.cc`, '-lpthread', '-ldl'])
+    const built = run(env.CXX, ['-std=c++20', '-O1', '-shared', '-fPIC', '-fvisibility=hidden', '-Ispec/support/stand-ins', '-o', library, `spec/support/stand-ins/${name}.cc`, '-lpthread', '-ldl'])
     if (!built.ok) throw new Error(`The stand-in for ${name} does not compile: ${built.why}`)
     env[variable] = library
   }

@@ -49,14 +49,18 @@ export class DeviceTransfers {
   write(scope: CallScope, pages: readonly PageToWrite[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<WriteOutcome>): void {
     this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ length }) => length), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ length }) => length))
-      if (!slots) return step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+      if (!slots) {
+        step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+        return
+      }
       try {
         await this.#copy(step.places, slots, true)
       } catch (cause) {
         for (const slot of slots) slot.unpin()
-        return step.pages.forEach(({ key }, i) => {
+        step.pages.forEach(({ key }, i) => {
           settle(step.indices[i]!, { ok: false, status: 'failed', key, error: deviceError(cause, `Copying ${JSON.stringify(key)} from the GPU failed`, key) }, 0)
         })
+        return
       }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       await new Promise<void>(resolve => {
@@ -73,7 +77,10 @@ export class DeviceTransfers {
   read(scope: CallScope, pages: readonly PageToRead[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<ReadOutcome<Target>>): void {
     this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!), async step => {
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ exactLength }) => exactLength!))
-      if (!slots) return step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+      if (!slots) {
+        step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+        return
+      }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
         const all = new Array<ReadOutcome<Target>>(staged.length)

@@ -31,7 +31,7 @@ describe('memory of GPUs (stand-ins)', function () {
       }
     }
     for (const system of SYSTEMS.filter(({ title }) => title !== '3FS (dram)')) {
-      it(`${system.title}`, async () => {
+      it(system.title, async () => {
         const env: Record<string, string> = {}
         for (const { variable, library } of system.libraries) env[variable] = await standInLibrary(library)
         const { result } = await runGpu({ scenario: 'transfersOn', plugin: system.plugin, env, parameters: { system: system.title } })
