@@ -7,7 +7,8 @@
 //
 // Needs: this checkout with node_modules and dist/ (`npm run build` on another machine), g++, NVIDIA's driver; libcufile, nvidia-fs, python3 with torch where they are to be tried.
 // THIS SCRIPT HAS NOT BEEN RUN ON HARDWARE YET, only over the stand-ins.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem, tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -31,7 +32,7 @@ for (const value of [pages, pageBytes, rounds, threads]) if (!Number.isSafeInteg
 const parent = values.dir === undefined ? tmpdir() : resolve(values.dir)
 mkdirSync(parent, { recursive: true })
 const work = mkdtempSync(join(parent, 'hicache-try-gpu-'))
-const env = { ...process.env, CXX: process.env.CXX }
+const env = { ...process.env, CXX: process.env.CXX ?? 'g++' }
 const say = (text) => { console.error(text) }
 
 function run(command, args, timeout = 120_000) {
@@ -84,7 +85,7 @@ function lookAround() {
 
 // Building --------------------------------------------------------------------------------------------------------------------------------
 
-function buildAddon() {
+async function buildAddon() {
   const binary = join(root, 'build', 'Release', 'hicache_nixl.node')
   if (existsSync(binary) || existsSync(join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'hicache_nixl.node'))) return 'there'
   // As binding.gyp has it, without node-gyp: that needs Python and make, and headers from the network.
@@ -97,10 +98,14 @@ function buildAddon() {
   mkdirSync(objects)
   const flags = ['-std=c++20', '-O2', '-fPIC', '-fvisibility=hidden', '-Iaddon', `-I${join(root, 'node_modules', 'node-addon-api')}`, `-I${headers}`, '-DNAPI_VERSION=9',
     '-DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS', '-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS']
-  const script = 'set -e; out=$1; shift; n=$1; shift; flags=(); while [ "$1" != -- ]; do flags+=("$1"); shift; done; shift; ' +
-    'printf "%s\\0" "$@" | xargs -0 -P "$n" -I{} sh -c \'o=$1/$(echo "$2" | tr / _).o; s=$2; shift 2; "$CXX" "$@" -c "$s" -o "$o"\' sh "$out" {} "${flags[@]}"'
-  const compiled = run('bash', ['-c', script, 'sh', objects, String(availableParallelism()), ...flags, '--', ...sources], 1_800_000)
-  if (!compiled.ok) throw new Error(`The addon cannot be compiled: ${compiled.why}`)
+  const left = [...sources]
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let source; (source = left.pop()) !== undefined;) {
+      const child = spawn(env.CXX, [...flags, '-c', source, '-o', join(objects, `${source.replaceAll('/', '_')}.o`)], { cwd: root, env, stdio: ['ignore', 'ignore', 'inherit'] })
+      const [status] = await once(child, 'exit')
+      if (status !== 0) throw new Error(`${source} cannot be compiled: what ${env.CXX} said stands above.`)
+    }
+  }))
   const linked = run(env.CXX, ['-shared', '-Wl,-z,nodelete', '-static-libstdc++', '-static-libgcc', '-Wl,--exclude-libs,ALL', '-o', binary, ...readdirSync(objects).map((name) => join(objects, name)), '-lpthread', '-ldl'])
   if (!linked.ok) throw new Error(`The addon cannot be linked: ${linked.why}`)
   return 'built'
@@ -213,7 +218,7 @@ const report = { standIns, warning: standIns ? 'OVER STAND-INS: these numbers me
 try {
   say('what is there')
   report.machine = lookAround()
-  report.addon = buildAddon()
+  report.addon = await buildAddon()
   if (!existsSync(join(root, 'dist', 'spec', 'support', 'gpu-child.js'))) throw new Error('dist/ is not there: run `npm run build` where there is a network, and carry the checkout with node_modules and dist.')
   const program = buildLoops()
   if (standIns) useStandIns()
