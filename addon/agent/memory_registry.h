@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "util/gate.h"
@@ -23,6 +25,14 @@ struct Region {
   std::shared_ptr<void> owner;  // what the memory is a part of, if it must outlive the region's last use
   // Closed when the environment that registered the memory ends.
   Gate gate;
+  // Of whoever has made the memory known elsewhere (CUDA's pinning): that it is to be forgotten there. Set inside of the gate; called once the gate is closed, and before the memory ends.
+  std::function<void()> forget;
+
+  // The end of its memory: nobody touches it in user space any more.
+  void end() {
+    gate.close();
+    if (forget) std::exchange(forget, nullptr)();
+  }
 };
 using RegionRef = std::shared_ptr<Region>;
 

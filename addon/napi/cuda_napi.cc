@@ -1,6 +1,7 @@
 // GPUs, their memory, and cuFile's driver.
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -257,6 +258,13 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
       });
 }
 
+// Region::forget is one at a time's.
+std::mutex& pinning() {
+  static auto* const the_mutex = new std::mutex;  // never destroyed: threads may outlive main()
+  return *the_mutex;
+}
+
+// Memory that ends while the driver has it pinned would leave the driver with pages that are somebody else's by then: so whatever ends the region unpins it.
 template <bool pinned>
 Napi::Value pin(const Napi::CallbackInfo& info) {
   const RegionRef region = info.Length() > 0 ? region_of(info[0]) : nullptr;
@@ -271,7 +279,20 @@ Napi::Value pin(const Napi::CallbackInfo& info) {
         cuda::Failure failure;
         cuda::Devices* const devices = cuda::Devices::get(failure);
         if (devices == nullptr) return;
-        *ok = pinned ? devices->register_host(region->address, region->length, failure) : devices->unregister_host(region->address, failure);
+        region->gate.touch([&] {
+          std::lock_guard lock(pinning());
+          if (pinned) {
+            *ok = devices->register_host(region->address, region->length, failure);
+            if (!*ok) return;
+            region->forget = [devices, address = region->address] {
+              cuda::Failure unheard;
+              devices->unregister_host(address, unheard);
+            };
+          } else if (region->forget) {
+            region->forget = nullptr;
+            *ok = devices->unregister_host(region->address, failure);
+          }
+        });
       },
       [ok](Out& out, const Deferred& deferred) { deferred.resolve(out, out.boolean(*ok)); });
 }

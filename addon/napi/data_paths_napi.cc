@@ -149,7 +149,7 @@ Napi::Value release_usrbio(const Napi::CallbackInfo& info) {
   if (region != nullptr && region->address == info[0].As<Napi::ArrayBuffer>().Data()) {
     info[0].As<Napi::ArrayBuffer>().Detach();
     std::erase(Environment::of(env).regions, region);
-    region->gate.close();
+    region->end();
     MemoryRegistry::instance().remove(id);
     let_go(id);
   }
@@ -184,7 +184,7 @@ Napi::Value allocate_usrbio(const Napi::CallbackInfo& info) {
         void* const hint = reinterpret_cast<void*>(static_cast<uintptr_t>(region->id));
         if (napi_create_external_arraybuffer(out.env(), answer->arena->base(), answer->arena->bytes(), forget, hint, &buffer) != napi_ok) {
           MemoryRegistry::instance().remove(region->id);
-          return;
+          return deferred.reject(out, make_error(here, "ERR_ADDON", "3FS's shared memory cannot be shown as an ArrayBuffer here.").Value());
         }
         {
           std::lock_guard lock(kept().mutex);

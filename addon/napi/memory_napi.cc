@@ -27,7 +27,7 @@ Napi::Value unregister_memory(const Napi::CallbackInfo& info) {
   if (region == nullptr) return Napi::Boolean::New(env, false);
   std::erase(Environment::of(env).regions, region);
   // What still runs, against the contract, ends without touching the memory from user space.
-  region->gate.close();
+  region->end();
   return Napi::Boolean::New(env, MemoryRegistry::instance().remove(region->id));
 }
 

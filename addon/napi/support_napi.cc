@@ -183,7 +183,7 @@ void Environment::attach(Napi::Env env) {
         for (AgentWrap* agent : agents) agent->environment_ends();
         for (const RegionRef& region : environment->regions) {
           MemoryRegistry::instance().remove(region->id);
-          region->gate.close();
+          region->end();
         }
         environment->regions.clear();
         environment->open_handles++;

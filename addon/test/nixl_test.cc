@@ -101,6 +101,7 @@ nixl::Options plugin(const char* name, std::map<std::string, std::string> parame
   options.plugin = name;
   options.parameters = std::move(parameters);
   options.settle_ms = 1;
+  options.kept_max = 1000;
   return options;
 }
 const nixl::Options uring = plugin("POSIX", {{"use_uring", "true"}}), linux_aio = plugin("POSIX"), posix_aio = plugin("POSIX", {{"use_posix_aio", "yes"}});
@@ -113,6 +114,7 @@ class Bench {
  public:
   explicit Bench(const nixl::Options& options = linux_aio, bool with_direct = false, bool may_leave = false) : direct_(with_direct), may_leave_(may_leave) {
     for (const char* name : {"count.in_flight_max", "count.polls", "count.posts", "count.agents_made", "count.mapped_over", "count.descriptors"}) knobs->set(name, 0);
+    kept_before_ = nixl::agents_kept();
     nixl::Refusal refusal;
     engine = nixl::try_create_nixl(options, refusal);
     if (engine == nullptr) check_failed(__FILE__, __LINE__, refusal.reason + ": " + refusal.remedy);
@@ -125,13 +127,32 @@ class Bench {
     if (!may_leave_) {
       // Nothing is asked when nothing is in flight.
       CHECK(!readable(engine->event_fd(), 0));
-      CHECK_EQ(knobs->get("count.in_flight"), 0);
     }
+    const uint64_t failed = engine->statistics().failed, kept = engine->statistics().kept;
     engine.reset();
     MemoryRegistry::instance().remove(region->id);
     fault::clear();
     if (may_leave_) return;
-    for (const char* name : {"count.agents", "count.backends", "count.requests", "count.requests_leaked", "count.registrations"}) CHECK_EQ(knobs->get(name), 0);
+    // What is kept stays as it is, and is not counted any more.
+    CHECK_EQ(nixl::agents_kept() - kept_before_, kept);
+    CHECK_EQ(knobs->get("count.agents"), static_cast<int64_t>(kept));
+    CHECK_EQ(knobs->get("count.backends"), static_cast<int64_t>(kept));
+    if (kept == 0) {
+      for (const char* name : {"count.in_flight", "count.requests", "count.registrations"}) CHECK_EQ(knobs->get(name), 0);
+      if (failed == 0) CHECK_EQ(knobs->get("count.requests_leaked"), 0);
+    }
+    for (const char* name : {"count.agents", "count.backends", "count.in_flight", "count.requests", "count.requests_leaked", "count.registrations", "count.file_registrations"}) {
+      knobs->set(name, 0);
+    }
+  }
+  // Of all memory that somebody has handed in.
+  void fill(uint8_t byte) {
+    std::memset(memory.data(), byte, memory.size());
+    for (AlignedBuffer& one : own_) std::memset(one.data(), byte, one.size());
+  }
+  bool filled(uint8_t byte) {
+    const auto is = [&](const AlignedBuffer& one) { return std::all_of(one.data(), one.data() + one.size(), [&](uint8_t there) { return there == byte; }); };
+    return is(memory) && std::all_of(own_.begin(), own_.end(), is);
   }
   UniqueFd file(size_t bytes = 0, uint32_t seed = 7) {
     const std::string path = directory + "/nixl_test.file." + std::to_string(::getpid());
@@ -236,7 +257,7 @@ class Bench {
     return own_.back().data();
   }
   const bool direct_, may_leave_;
-  size_t used_ = 0;
+  size_t used_ = 0, kept_before_ = 0;
   std::vector<AlignedBuffer> own_;
   std::map<Job*, std::vector<iovec>> buffers_;
 };
@@ -328,14 +349,20 @@ void what_cannot_be_had_is_refused() {
   knobs->set("param.hide_posix", 1);
   refused(linux_aio, "has no plugin POSIX");
   knobs->set("param.hide_posix", 0);
-  knobs->set("fault.plugin_params", 1);
-  refused(linux_aio, "get_plugin_params");
+  for (const auto& [call, part] : std::map<const char*, const char*>{{"fault.plugin_params", "get_plugin_params"}, {"fault.create_backend", "create_backend"},
+                                                                     {"fault.create_agent", "create_configured_agent"}, {"fault.register_memory", "register_mem"}}) {
+    knobs->set(call, -1);
+    refused(linux_aio, part);
+    refused(uring, part);
+    knobs->set(call, 0);
+  }
+  // A build without Linux AIO takes another interface, which is treated as the least tractable one.
   knobs->set("fault.create_backend", 1);
-  refused(linux_aio, "create_backend");
-  knobs->set("fault.create_agent", 1);
-  refused(linux_aio, "create_configured_agent");
-  knobs->set("fault.register_memory", 1);
-  refused(linux_aio, "register_mem");
+  Bench without;
+  UniqueFd fd = without.file();
+  Job& job = without.submit(writing, fd.get(), 0, 65536);
+  without.run();
+  without.done(job, 65536);
 }
 
 // ---- moving ----
@@ -404,7 +431,7 @@ void a_read_ends_at_the_end_of_the_file(const Way& way, bool direct) {
     Job& beyond = bench.submit(reading, fd.get(), 1 << 20, 4096);
     Job& nothing = bench.submit(reading, fd.get(), 0, 0);
     bench.run();
-    // POSIX AIO fails the last, partial block of a direct file: what lies before it is all that can be had.
+    // POSIX AIO fails the last, partial block of a direct file: what lies before it is all that can be had, and all that is asked for.
     const bool partial = direct && bytes % 4096 != 0 && std::string(way.name) == "posix_aio";
     const size_t there = partial ? bytes / 4096 * 4096 : bytes;
     for (Job* job : {&whole, &split, &ordinary}) {
@@ -413,6 +440,7 @@ void a_read_ends_at_the_end_of_the_file(const Way& way, bool direct) {
     }
     bench.done(beyond, 0);
     bench.done(nothing, 0);
+    CHECK_EQ(bench.engine->statistics().failed, 0u);
   }
 }
 
@@ -504,7 +532,7 @@ void one_failure(const Way& way) {
   Bench bench(way.options);
   UniqueFd fd = bench.file();
   for (size_t i = 0; i < 8; i++) bench.submit(writing, fd.get(), i * 65536, 65536, 4096);
-  knobs->set("fault.io_error", 1);
+  knobs->set(std::string(way.name) == "aio" ? "fault.submit" : "fault.io_error", 1);
   bench.run();
   // What is seen as a success is one until the file is read: the checksums of the layouts are there for that.
   const bool seen = bench.engine->statistics().failed > 0;
@@ -542,9 +570,10 @@ void everything_fails() {
     Bench bench(options);
     UniqueFd fd = bench.file(256 * 8192);
     for (size_t i = 0; i < 256; i++) bench.submit(i % 2 ? reading : writing, fd.get(), i * 8192, 8192);
-    knobs->set("fault.io_error", -1);
+    const char* const fault = options.parameters.empty() ? "fault.submit" : "fault.io_error";
+    knobs->set(fault, -1);
     bench.run();
-    knobs->set("fault.io_error", 0);
+    knobs->set(fault, 0);
     for (auto& job : bench.jobs) bench.done(*job, -EIO);
     // Not one agent for each of them for ever: they are a limited number before the rest is given up.
     CHECK(knobs->get("count.agents_made") <= 300);
@@ -554,9 +583,168 @@ void everything_fails() {
   }
 }
 
+// io_uring's one queue: the error goes to the request that asks, and the one that failed says success, without having read anything.
+void an_error_may_be_anothers() {
+  for (const bool direct : {false, true}) {
+    Bench bench(uring, direct);
+    UniqueFd fd = bench.file(16 * 65536);
+    knobs->set("param.shared", 1);
+    knobs->set("param.polls", 1000);
+    for (size_t i = 0; i < 8; i++) bench.submit(reading, fd.get(), i * 65536, 65536, i % 2 * 4096);
+    bench.engine->flush(bench.collector);
+    knobs->set("param.polls", 0);
+    knobs->set("fault.io_error", 1);
+    for (size_t i = 8; i < 16; i++) bench.submit(reading, fd.get(), i * 65536, 65536, i % 2 * 4096);
+    bench.run();
+    knobs->set("param.shared", 0);
+    for (size_t i = 0; i < 16; i++) {
+      bench.done(*bench.jobs[i], 65536);
+      CHECK(bench.holds(*bench.jobs[i], i * 65536, 65536));
+    }
+    CHECK_EQ(bench.engine->statistics().failed, 1u);
+    CHECK_EQ(bench.engine->statistics().retried, 16u);
+    CHECK_EQ(bench.engine->statistics().kept, 1u);
+  }
+}
+
+// The kernel goes on after the error: into nobody's memory, and out of memory that still holds the same.
+void what_was_in_flight_goes_on(const Way& way) {
+  Bench bench(way.options);
+  UniqueFd fd = bench.file(32 * 65536), other = bench.file();
+  knobs->set("count.late_planned", 0);
+  knobs->set("count.late_done", 0);
+  knobs->set("param.late_io", 1);
+  for (size_t i = 0; i < 16; i++) bench.submit(reading, fd.get(), i * 65536, 65536, i % 2 * 4096);
+  for (size_t i = 0; i < 16; i++) bench.submit(writing, other.get(), i * 65536, 65536, i % 2 * 4096, i % 3 != 0);
+  knobs->set("param.polls", 2);
+  bench.engine->flush(bench.collector);
+  knobs->set("fault.io_error", 1);
+  bench.drain();
+  knobs->set("param.late_io", 0);
+  knobs->set("param.polls", 0);
+  for (size_t i = 0; i < 32; i++) bench.done(*bench.jobs[i], 65536);
+  for (size_t i = 0; i < 16; i++) CHECK(bench.holds(*bench.jobs[i], i * 65536, 65536));
+  const int64_t planned = knobs->get("count.late_planned");
+  CHECK(planned > 16);
+  bench.fill(0x77);
+  knobs->set("param.late_go", 1);
+  const int64_t until = now_ns() + int64_t{patience_ms} * 1'000'000;
+  while (knobs->get("count.late_done") < planned) {
+    CHECK(now_ns() < until);
+    std::this_thread::yield();
+  }
+  knobs->set("param.late_go", 0);
+  CHECK(bench.filled(0x77));
+  CHECK(Bench::in_file(other.get(), 0, 16 * 65536));
+  CHECK_EQ(bench.engine->statistics().kept, 1u);
+
+  // One at a time for a while, and then as before.
+  const auto deepest = [&](size_t count) {
+    knobs->set("count.in_flight", 0);
+    knobs->set("count.in_flight_max", 0);
+    for (size_t i = 0; i < count; i++) bench.submit(reading, fd.get(), i * 4096, 4096, 0, false);
+    bench.run();
+    return knobs->get("count.in_flight_max");
+  };
+  CHECK_EQ(deepest(50), 1);
+  deepest(256);
+  CHECK(deepest(20) > 1);
+}
+
+// No agent is kept where none may be: one descriptor at a time tells what it is about.
+void nothing_may_be_kept() {
+  nixl::Options options = uring;
+  options.kept_max = 0;
+  Bench bench(options);
+  UniqueFd fd = bench.file(32 * 65536);
+  knobs->set("param.late_io", 1);
+  knobs->set("count.late_planned", 0);
+  knobs->set("fault.io_error", 5);
+  for (size_t i = 0; i < 32; i++) bench.submit(i % 2 ? writing : reading, fd.get(), i * 65536, 65536, i % 3 * 4096);
+  bench.run();
+  knobs->set("param.late_io", 0);
+  CHECK_EQ(knobs->get("count.late_planned"), 0);
+  CHECK_EQ(knobs->get("count.in_flight_max"), 1);
+  CHECK(bench.engine->statistics().failed == 5);
+  for (auto& job : bench.jobs) CHECK(job->request.result == 65536 || job->request.result == -EIO);
+  CHECK_EQ(bench.engine->statistics().kept, 0u);
+}
+
+// Linux AIO: io_submit fails, and what others had queued is lost. Destroying the agent waits for the rest, on a thread of its own.
+void queued_requests_are_dropped() {
+  for (const bool slow : {false, true}) {
+    nixl::Options options = linux_aio;
+    if (slow) options.timeout_ms = 20;
+    Bench bench(options);
+    UniqueFd fd = bench.file(200 * 8192), other = bench.file(200 * 8192);
+    if (slow) knobs->set("fault.destroy_hangs", 1);
+    knobs->set("param.polls", 1000);
+    for (size_t i = 0; i < 100; i++) bench.submit(reading, fd.get(), i * 8192, 8192);
+    bench.engine->flush(bench.collector);
+    knobs->set("fault.submit", 1);
+    for (size_t i = 0; i < 100; i++) bench.submit(writing, other.get(), i * 8192, 8192, 4096);
+    Job& staged = bench.submit(reading, fd.get(), 0, 4096, 0, false);
+    bench.engine->flush(bench.collector);
+    knobs->set("param.polls", 0);
+    if (slow) {
+      // What lies in the agent's blocks need not wait for it; the rest does.
+      while (bench.engine->agents_given_up() == 0) {
+        CHECK(readable(bench.engine->event_fd(), patience_ms));
+        bench.engine->reap(bench.collector);
+      }
+      bench.drain(200);
+      bench.done(staged, -ETIMEDOUT);
+      Job& later = bench.submit(reading, fd.get(), 0, 8192);
+      bench.engine->flush(bench.collector);
+      bench.drain(200);
+      bench.done(later, 8192);
+      knobs->set("param.release", 1);
+    }
+    bench.drain();
+    knobs->set("param.release", 0);
+    for (size_t i = 0; i < 200; i++) bench.done(*bench.jobs[i], 8192);
+    for (size_t i = 0; i < 100; i++) CHECK(bench.holds(*bench.jobs[i], i * 8192, 8192));
+    CHECK(Bench::in_file(other.get(), 0, 100 * 8192));
+    if (!slow) bench.done(staged, 4096);
+    CHECK_EQ(bench.engine->agents_given_up(), 0u);
+    CHECK_EQ(bench.engine->statistics().kept, 0u);
+  }
+}
+
+// A write that meets the limit half way: POSIX AIO says so, and the others call it a success.
+void space_ends_within_a_write() {
+  for (const auto& options : {uring, linux_aio, posix_aio}) {
+    Bench bench(options);
+    UniqueFd fd = bench.file();
+    knobs->set("fault.partial_space", -1);
+    Job& job = bench.submit(writing, fd.get(), 0, 65536);
+    bench.run();
+    knobs->set("fault.partial_space", 0);
+    bench.done(job, -EIO);
+    CHECK_EQ(bench.engine->statistics().short_writes + bench.engine->statistics().failed / 2, 1u);
+  }
+}
+
+// The call that collects the last completion does not say that it was the last: nobody waits for the timer for that.
+void the_end_is_told_a_call_late() {
+  for (const auto& options : {uring, linux_aio, posix_aio}) {
+    for (const size_t count : {1, 64, 200}) {
+      Bench bench(options);
+      UniqueFd fd = bench.file(200 * 4096);
+      knobs->set("param.late_end", 1);
+      for (size_t i = 0; i < count; i++) bench.submit(reading, fd.get(), i * 4096, 4096);
+      bench.engine->flush(bench.collector);
+      knobs->set("param.late_end", 0);
+      CHECK_EQ(bench.engine->in_flight(), 0u);
+      CHECK(knobs->get("count.polls") <= static_cast<int64_t>(count / 64 + 3));
+      for (auto& job : bench.jobs) bench.done(*job, 4096);
+    }
+  }
+}
+
 // What a failed transfer has still under way gets time to end before anybody gets its memory.
 void a_failed_transfer_settles() {
-  nixl::Options options = uring;
+  nixl::Options options = plugin("HF3FS");
   options.settle_ms = 300;
   Bench bench(options);
   UniqueFd fd = bench.file();
@@ -750,14 +938,15 @@ void requests_are_called_off() {
   bench.done(going, 65536);
   bench.done(rounds, -ECANCELED);
   // Called off between its failure and its second try.
+  Bench other(uring, false, true);
   knobs->set("fault.io_error", 1);
-  knobs->set("param.polls", 3);
-  Job& failing = bench.submit(reading, fd.get(), 0, 65536);
-  bench.engine->flush(bench.collector);
-  bench.engine->cancel(&failing.request, bench.collector);
-  bench.drain();
+  knobs->set("param.polls", 6);
+  Job& failing = other.submit(reading, fd.get(), 0, 65536);
+  other.engine->flush(other.collector);
+  other.engine->cancel(&failing.request, other.collector);
+  other.drain();
   knobs->set("param.polls", 0);
-  bench.done(failing, -ECANCELED);
+  other.done(failing, -ECANCELED);
 }
 
 void planned_faults() {
@@ -1112,6 +1301,12 @@ int main(int argc, char** argv) {
   }
   test("short write", a_short_write_is_no_success);
   test("everything fails", everything_fails);
+  test("another's error", an_error_may_be_anothers);
+  for (const Way& way : {Way{"uring", uring}, Way{"posix_aio", posix_aio}}) test(std::string("goes on ") + way.name, [&] { what_was_in_flight_goes_on(way); });
+  test("none kept", nothing_may_be_kept);
+  test("dropped", queued_requests_are_dropped);
+  test("partial space", space_ends_within_a_write);
+  test("late end", the_end_is_told_a_call_late);
   test("settles", a_failed_transfer_settles);
   test("calls fail", calls_fail);
   test("files refused", files_are_refused);

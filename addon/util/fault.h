@@ -6,11 +6,12 @@
 //   truncate fallocate rmdir statfs    (those of the segments' folders)
 //   ring.enter ring.complete aio.submit aio.complete paio.submit paio.complete    (the engines; their last resort is
 //   preadv and pwritev)
+//   usrbio.complete cufile.complete nixl.complete    (those beside the kernel; at the last one no short count)
 //   ring.register    (io_uring, when it is set up with a descriptor to hold)
 //   preadv.nowait    (the look at a slot record on the agent's own thread; any errno but EAGAIN counts as that)
 // At ring.enter, aio.submit and paio.submit an errno is what the system call answers when this request is the first
 // of its batch, and a short count is what the kernel is really given. At *.complete they replace what the kernel
-// answered. A hang withholds the completion.
+// or the library answered. A hang withholds the completion.
 #pragma once
 
 #include <atomic>

@@ -15,9 +15,6 @@ const STEP_SHARE = 1 / 4
 /** Steps of a call under way at once: while one is copied, another one is on its way to or from storage. */
 const STEPS_AT_ONCE = 2
 
-/** How often a step that waits for memory looks whether anybody still wants it. */
-const LOOK_MS = 20
-
 /** Where a page's bytes are, or are wanted, in the memory of a GPU. It is pinned by whoever made this. */
 export interface DevicePlace { readonly memory: DeviceMemory; readonly offset: number }
 
@@ -38,10 +35,10 @@ interface Step<Page> { readonly indices: number[]; readonly pages: Page[]; reado
  */
 export class DeviceTransfers {
   readonly #o: DeviceTransferParts
-  #pinned: Promise<boolean> | null = null
+  readonly #stopped = new AbortController()
   /** Calls under way. */
-  readonly #active = new Set<Promise<void>>()
-  #closing = false
+  readonly #calls = new Set<Promise<void>>()
+  #pinned: Promise<boolean> | null = null
 
   constructor(parts: DeviceTransferParts) { this.#o = parts }
 
@@ -62,6 +59,7 @@ export class DeviceTransfers {
         })
         return
       }
+      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       await new Promise<void>(resolve => {
         let left = staged.length
@@ -81,6 +79,7 @@ export class DeviceTransfers {
         step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
         return
       }
+      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
         const all = new Array<ReadOutcome<Target>>(staged.length)
@@ -107,14 +106,25 @@ export class DeviceTransfers {
     })
   }
 
-  /** Resolves when everything that was asked for so far has settled. */
-  async idle(): Promise<void> { await Promise.all(this.#active) }
+  /** Resolves when every call has ended. */
+  async idle(): Promise<void> {
+    while (this.#calls.size > 0) await Promise.all(this.#calls)
+  }
 
-  /** Nobody takes pages any more: what is under way ends, and what waits for memory fails. Then the driver lets go of the arena, before that ends. */
+  /** No step begins any more, nor goes to storage: their pages end as cancelled. */
+  stop(): void { this.#stopped.abort() }
+
+  /** The driver lets go of the arena. Before that ends. After stop(). */
   async close(): Promise<void> {
-    this.#closing = true
+    // A copy may be under way, to or from the arena.
     await this.idle()
     if (this.#pinned !== null && await this.#pinned) await this.#o.cuda.unpin(this.#o.arena.region).catch(() => false)
+  }
+
+  /** The cache was closed meanwhile: nobody would hear of a transfer that begins now. */
+  #refuse(step: Step<{ readonly key: string }>, slots: readonly Slot[], settle: (index: number, outcome: { ok: false; status: 'cancelled'; key: string; error: HiCacheError }, length: number) => void): void {
+    for (const slot of slots) slot.unpin()
+    step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, status: 'cancelled', key, error: closed(key) }, 0) })
   }
 
   get #stepBytes(): number { return Math.min(STEP_BYTES, this.#o.arena.bytes * STEP_SHARE) }
@@ -140,31 +150,26 @@ export class DeviceTransfers {
       return refuse('rejected', key => new HiCacheError('ERR_REJECTED', `A page of a GPU's memory takes staging memory of its size, at most half of the arena's ${arena.bytes} bytes: raise arenaBytes.`, { key }))
     }
     for (const until = performance.now() + scope.msLeft; ;) {
-      if (this.#closing) return refuse('failed', key => new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }))
       if (scope.aborted) return refuse('cancelled', () => scope.abortError())
-      const slots: Slot[] = []
-      for (const length of lengths) {
-        const slot = arena.allocate(length)
-        if (!slot) break
-        slot.pin()
-        slots.push(slot)
-      }
-      if (slots.length === lengths.length) return { slots, failure: key => { throw new Error(key) } }
-      for (const slot of slots) slot.unpin()
+      if (this.#stopped.signal.aborted) return refuse('cancelled', closed)
+      const slots = arena.allocateAll(lengths)
+      if (slots) return { slots, failure: key => { throw new Error(key) } }
       const left = until - performance.now()
       if (left <= 0) return refuse('timeout', key => new HiCacheError('ERR_TIMEOUT', 'The arena had no room for staging memory within the deadline. Release arena tensors, or raise arenaBytes.', { key }))
-      await arena.freed(Math.min(left, LOOK_MS))
+      await arena.freed(left, scope.signal ? [this.#stopped.signal, scope.signal] : [this.#stopped.signal])
     }
   }
 
   #inSteps<Page>(all: readonly Step<Page>[], move: (step: Step<Page>) => Promise<void>): void {
     let next = 0
-    const active = Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
+    const call = Promise.all(Array.from({ length: Math.min(STEPS_AT_ONCE, all.length) }, async () => {
       while (next < all.length) await move(all[next++]!)
-    })).then(() => { this.#active.delete(active) })
-    this.#active.add(active)
+    })).then(() => {}).finally(() => { this.#calls.delete(call) })
+    this.#calls.add(call)
   }
 }
+
+function closed(key: string): HiCacheError { return new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }) }
 
 interface FailureKind { readonly status: 'timeout' | 'cancelled' | 'rejected' | 'failed'; readonly error: HiCacheError }
 

@@ -54,7 +54,8 @@ const DRAIN_MS = 250
 
 /** What registerMemPoolHost() takes: `pageCount` pages of `pageBytes` each, one after the other. */
 export interface MemPoolHost {
-  readonly buffer: SharedArrayBuffer | ArenaTensor
+  /** Host memory; or device memory of this cache, or a part of that. */
+  readonly buffer: SharedArrayBuffer | ArenaTensor | DeviceBuffer
   /** Bytes of one page, all its parts together. Multiples of 4096 a part go without a copy. */
   readonly pageBytes: number
   readonly pageCount: number
@@ -62,7 +63,7 @@ export interface MemPoolHost {
   readonly parts?: 1 | 2
 }
 
-interface MemPool { readonly registration: NixlRegistration; readonly bytes: Uint8Array; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
+interface MemPool { readonly registration: NixlRegistration; readonly part: (at: number, bytes: number) => Uint8Array | DeviceBuffer; readonly pageBytes: number; readonly pageCount: number; readonly parts: 1 | 2 }
 
 interface Parts {
   readonly addon: NativeAddon; readonly config: NixlBackendConfig; readonly selection: NixlBackendSelection
@@ -85,7 +86,7 @@ interface Parts {
 export class HiCacheNixl implements AsyncDisposable {
   readonly config: NixlBackendConfig
   readonly selection: {
-    readonly plugin: string; readonly engine: string; readonly agent: string; readonly source: string
+    readonly plugin: string; readonly engine: string; readonly agent: string; readonly agentReason: string; readonly source: string
     readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly reason: string; readonly remedy: string }[]
   }
   /** None where pages are objects. */
@@ -153,14 +154,18 @@ export class HiCacheNixl implements AsyncDisposable {
     const { layout, reason } = chooseLayout({ configured: config.options.storageLayout, storageDirVariable: config.storageDirVariable, directories })
     logger.debug(`Pages are stored in the ${layout} layout: ${reason}`)
     const segments = layout === 'segment' ? await SegmentStore.openDirectories(directories, addon, { prefill: selection.plugin !== '3fs' }) : null
+    let shared: Parts['shared'] = null
     try {
       throwIfAborted(options.signal)
       const workers = config.options.workers ?? Math.min(2, availableParallelism())
-      const shared = await sharedMemoryOf(config, selection, addon)
+      shared = await sharedMemoryOf(config, selection, addon)
       const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers, shared })
+      // Its own from here on.
+      shared = null
       await settledWithin(cache.#started, START_MS_MAX)
       return cache
     } catch (error) {
+      shared?.release()
       if (segments) await SegmentStore.closeDirectories(segments)
       throw error
     }
@@ -196,7 +201,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#timeoutMs = settings.timeoutMs
     this.storageLayout = bucket ? 'object' : segments ? 'segment' : 'file'
     this.selection = Object.freeze({
-      plugin: selection.plugin, engine, agent: selection.agent, source: selection.source, plugins: Object.freeze([...selection.plugins])
+      plugin: selection.plugin, engine, agent: selection.agent, agentReason: selection.agentReason, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
     for (const warning of selection.warnings) logger.warn(warning)
 
@@ -361,7 +366,7 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Registers shared host memory (DRAM), so that transfers use it without a copy. Release it when done. */
   registerBuffers(buffers: readonly Registrable[]): NixlRegistration {
     this.#checkOpen()
-    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) })
+    const registration = NixlRegistration.ofBuffers(buffers, this.#addon, () => { this.#registrations.delete(registration) }, this.#arena)
     this.#registrations.add(registration)
     return registration
   }
@@ -415,19 +420,36 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     if (parts !== 1 && parts !== 2) throw new HiCacheError('ERR_ARGUMENT', `parts is 1 or 2; got ${describe(parts)}.`)
     if (pageBytes % parts !== 0) throw new HiCacheError('ERR_ARGUMENT', `pageBytes of ${pageBytes} cannot be halved into 2 parts.`)
-    const view = isShared(buffer) ? new Uint8Array(buffer) : hostMemory(buffer, 'source', 'the memory pool').bytes
-    if (view.byteLength < pageBytes * pageCount) {
-      throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${view.byteLength} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
+    const enough = (bytes: number): void => {
+      if (bytes < pageBytes * pageCount) throw new HiCacheError('ERR_ARGUMENT', `The pool's buffer has ${bytes} bytes; ${pageCount} pages of ${pageBytes} take ${pageBytes * pageCount}.`)
     }
+    if (isDeviceBuffer(buffer)) {
+      const { memory } = this.#devicePlace(buffer, 'source', 'the memory pool')
+      try {
+        enough(buffer.length)
+        const { address, deviceId } = buffer
+        const registration = NixlRegistration.ofDevice(memory, buffer, () => {
+          this.#registrations.delete(registration)
+          if (this.#memPool?.registration === registration) this.#memPool = null
+        })
+        this.#registrations.add(registration)
+        this.#memPool = { registration, part: (at, length) => ({ type: 'VRAM', deviceId, address: address + BigInt(at), length }), pageBytes, pageCount, parts }
+        return registration
+      } finally {
+        memory.unpin()
+      }
+    }
+    const view = isShared(buffer) ? new Uint8Array(buffer) : hostMemory(buffer, 'source', 'the memory pool').bytes
+    enough(view.byteLength)
     const owner = isShared(buffer) ? null : this.#arenaSlot(view, null)
     owner?.pin()
     const registration = NixlRegistration.ofBuffers([view], this.#addon, () => {
       this.#registrations.delete(registration)
       if (this.#memPool?.registration === registration) this.#memPool = null
       owner?.unpin()
-    })
+    }, this.#arena)
     this.#registrations.add(registration)
-    this.#memPool = { registration, bytes: view, pageBytes, pageCount, parts }
+    this.#memPool = { registration, part: (at, bytes) => view.subarray(at, at + bytes), pageBytes, pageCount, parts }
     return registration
   }
 
@@ -625,7 +647,14 @@ export class HiCacheNixl implements AsyncDisposable {
     const storedKey = named ? key : this.#storedKey(key)
     if (isDeviceBuffer(source)) {
       const device = this.#devicePlace(source, 'source', key)
-      const { dtype, shape } = deviceMeaning(source, key)
+      let meaning: ReturnType<typeof deviceMeaning>
+      try {
+        meaning = deviceMeaning(source, key)
+      } catch (error) {
+        device.memory.unpin()
+        throw error
+      }
+      const { dtype, shape } = meaning
       return { key, storedKey, directory: this.#layout.directoryOf(storedKey), dtype, shape, length: source.length, memory: NO_MEMORY, pinned: device.memory, device }
     }
     const { bytes, dtype, shape } = hostMemory(source, 'source', key)
@@ -723,13 +752,13 @@ export class HiCacheNixl implements AsyncDisposable {
     return slot
   }
 
-  async #moveV1(keys: readonly string[], pageIndices: readonly number[], move: (pages: (readonly [string, Uint8Array])[]) => Promise<boolean[]>): Promise<boolean[]> {
+  async #moveV1(keys: readonly string[], pageIndices: readonly number[], move: (pages: (readonly [string, Uint8Array | DeviceBuffer])[]) => Promise<boolean[]>): Promise<boolean[]> {
     this.#checkOpen()
     checkPairs(keys, pageIndices, 'pageIndices')
     const pool = this.#memPool
     if (!pool) throw new HiCacheError('ERR_ARGUMENT', 'No memory pool is registered: call registerMemPoolHost() first.')
     const partBytes = pool.pageBytes / pool.parts
-    const pages: (readonly [string, Uint8Array])[] = []
+    const pages: (readonly [string, Uint8Array | DeviceBuffer])[] = []
     const first: number[] = []
     keys.forEach((key, i) => {
       const index = pageIndices[i]!
@@ -739,7 +768,7 @@ export class HiCacheNixl implements AsyncDisposable {
       first.push(pages.length)
       this.#pageNames(key).forEach((storedKey, part) => {
         const at = index * pool.pageBytes + part * partBytes
-        pages.push([storedKey, pool.bytes.subarray(at, at + partBytes)])
+        pages.push([storedKey, pool.part(at, partBytes)])
       })
     })
     first.push(pages.length)
@@ -784,7 +813,8 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#stage = 'closing'
     this.#health.closing()
     const until = performance.now() + graceMs
-    await settledWithin(Promise.all([this.#store.stop(), this.#batcher.idle(), this.#devices.idle()]), graceMs)
+    await settledWithin(Promise.all([this.#store.stop(), this.#devices.idle(), this.#batcher.idle()]), graceMs)
+    this.#devices.stop()
     const left = this.#batcher.pending()
     if (left.length > 0) this.#batcher.cancel(left, new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.'))
     await this.#pool.destroy()
@@ -792,14 +822,14 @@ export class HiCacheNixl implements AsyncDisposable {
     // Locks are given back on the storage itself, which may hang: the process's end gives them back too.
     await settledWithin(this.#store.close().catch((error: unknown) => { this.#logger.debug('The store did not close in order.', { error: String(error) }) }), Math.max(DRAIN_MS, until - performance.now()))
     for (const registration of this.#registrations) registration.release()
-    await this.#devices.close()
     for (const memory of this.#deviceMemory) memory.abandon()
-    await Promise.all(this.#ending)
-    if (leaked > 0) {
-      // The kernel may still write there. The memory is kept for ever rather than given to somebody else.
+    // A GPU's driver may hang, as a kernel may.
+    const driverEnded = await settledWithin(Promise.all([this.#devices.close(), ...this.#ending]), Math.max(DRAIN_MS, until - performance.now()))
+    if (leaked > 0 || !driverEnded) {
+      // They may still write there. The memory is kept for ever rather than given to somebody else.
       LEAKED.add(this.#arena.buffer)
       LEAKED.add(this.#words.shared)
-      this.#logger.error('The kernel still holds memory of requests that were given up; it is leaked.', { bytes: leaked })
+      this.#logger.error(driverEnded ? 'The kernel still holds memory of requests that were given up; it is leaked.' : 'The driver of a GPU does not answer; the memory that it may hold is leaked.', { bytes: leaked })
     } else {
       this.#arena.unregister()
       this.#addon.unregisterMemory(this.#wordsRegion)
@@ -930,8 +960,10 @@ function tally(outcomes: readonly (WriteOutcome | ReadOutcome<Target>)[]): Recor
   return counts
 }
 
-async function settledWithin(work: Promise<unknown>, ms: number): Promise<void> {
+/** False: it did not settle in that time. */
+async function settledWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  await Promise.race([work, new Promise(resolve => { timer = setTimeout(resolve, ms) })])
+  const settled = await Promise.race([work.then(() => true), new Promise<boolean>(resolve => { timer = setTimeout(resolve, ms, false) })])
   clearTimeout(timer)
+  return settled
 }

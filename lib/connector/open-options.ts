@@ -47,7 +47,7 @@ export interface OpenOptions {
   fingerprint?: string
   /** Who moves the bytes: native code of this package, or an agent of NIXL's own library. Default: auto, which is `embedded` unless a plugin is asked for that only NIXL can have. */
   agent?: 'auto' | 'embedded' | 'nixl'
-  /** Engine of the POSIX plugin; wins over the configuration's use_uring, use_aio, use_posix_aio. Default: theirs. */
+  /** Engine of the POSIX plugin, and of host memory with GDS and GDS_MT; wins over the configuration's use_uring, use_aio, use_posix_aio. Default: theirs. */
   engine?: 'auto' | 'io_uring' | 'aio' | 'posix_aio'
   /** Worker threads, 1 to 64. Default: 2, or 1 on a machine with one core. */
   workers?: number
@@ -73,7 +73,7 @@ export interface OpenOptions {
   objectProxy?: string | null
   /** Sign the SHA-256 of every page that is uploaded, for servers that insist on it. Default false: pages have a checksum of their own. */
   objectSignPayload?: boolean
-  /** O_DIRECT where the file system can. Default true. */
+  /** O_DIRECT where the file system can; 3FS moves pages by its own interface. Default true. */
   useDirectIo?: boolean
   /** Default: silent. */
   logger?: Logger

@@ -39,7 +39,7 @@ export class Arena {
   readonly #heldBytesMax: number
   #heldBytes = 0
   #onFree: () => void = () => {}
-  #waiting: (() => void)[] = []
+  readonly #waiting = new Set<() => void>()
 
   /** `backing`: of about `bytes`; without it, the arena makes its own memory. */
   constructor(bytes: number, addon: NativeAddon, backing: ArenaBacking | null = null) {
@@ -64,14 +64,21 @@ export class Arena {
   /** Called whenever memory came back. */
   onFree(listener: () => void): void { this.#onFree = listener }
 
-  /** Resolves when memory came back, or after `ms`. */
-  async freed(ms: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
+  /** Resolves when memory came back, after `ms`, or when one of the signals fires. */
+  async freed(ms: number, signals: readonly AbortSignal[] = []): Promise<void> {
     await new Promise<void>(resolve => {
-      this.#waiting.push(resolve)
-      timer = setTimeout(resolve, ms)
+      const end = (): void => {
+        clearTimeout(timer)
+        for (const signal of signals) signal.removeEventListener('abort', end)
+        this.#waiting.delete(end)
+        resolve()
+      }
+      const timer = setTimeout(end, ms)
+      for (const signal of signals) signal.addEventListener('abort', end)
+      this.#waiting.add(end)
+      // One that has fired already never tells its listeners.
+      if (signals.some(({ aborted }) => aborted)) end()
     })
-    clearTimeout(timer)
   }
 
   /** A slot for a transfer, not yet pinned or held, or null when there is no room now. */
@@ -82,6 +89,23 @@ export class Arena {
     const slot = new Slot(this, start * BLOCK_BYTES, bytes)
     this.#owners.fill(slot, start, start + blocks)
     return slot
+  }
+
+  /**
+   * Slots for all of these lengths, each pinned once, or null. Then nobody is told of memory that came back, for none was gone: two who wait and each try would wake each other for ever.
+   */
+  allocateAll(lengths: readonly number[]): Slot[] | null {
+    const slots: Slot[] = []
+    for (const length of lengths) {
+      const slot = this.allocate(length)
+      if (!slot) {
+        for (const taken of slots) this.#giveBack(taken)
+        return null
+      }
+      slots.push(slot)
+    }
+    for (const slot of slots) slot.pin()
+    return slots
   }
 
   /** May a caller hold `bytes` more? */
@@ -98,13 +122,17 @@ export class Arena {
 
   /** For Slot only. */
   free(slot: Slot): void {
+    if (this.#owners[slot.offset / BLOCK_BYTES] !== slot) return
+    this.#giveBack(slot)
+    for (const tell of [...this.#waiting]) tell()
+    this.#onFree()
+  }
+
+  #giveBack(slot: Slot): void {
     const start = slot.offset / BLOCK_BYTES
     const blocks = Math.ceil(slot.bytes / BLOCK_BYTES)
-    if (this.#owners[start] !== slot) return
     this.#owners.fill(undefined, start, start + blocks)
     this.#allocator.free(start, blocks)
-    if (this.#waiting.length > 0) for (const tell of this.#waiting.splice(0)) tell()
-    this.#onFree()
   }
 
   /** Huge pages advised and every page touched, on a native thread. */

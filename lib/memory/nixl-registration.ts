@@ -1,5 +1,6 @@
 import { HiCacheError, describe } from '../error.js'
 import type { NativeAddon } from '../transfer/native-binding.js'
+import type { DeviceMemory } from './device-memory.js'
 import type { Pinnable } from './pinnable.js'
 import { isDeviceBuffer, type DeviceBuffer, type Tensor } from './tensor.js'
 
@@ -14,12 +15,19 @@ export type NixlTuple = readonly [address: bigint, length: number, deviceId: num
 
 export type Registrable = Tensor | NodeJS.ArrayBufferView | DeviceBuffer | SharedArrayBuffer
 
+/** Memory that the agents know already. */
+export interface KnownMemory {
+  readonly buffer: SharedArrayBuffer | ArrayBuffer
+  /** The region that begins where the buffer does. */
+  readonly region: number
+}
+
 /**
  * Memory made known to the native agents, so that transfers use it as it is: zero copy where address and length are multiples of 4096, as
  * those of a shared WebAssembly.Memory and of the arena are.
  *
- * Only shared memory is used directly (`zeroCopy`): an ordinary ArrayBuffer can be detached under a transfer, so a registration of one
- * describes it, and its pages are copied. release() is idempotent, and deferred while a transfer holds the memory.
+ * Only shared memory and the arena are used directly (`zeroCopy`): an ordinary ArrayBuffer can be detached under a transfer, so a registration of
+ * one describes it, and its pages are copied. What lies in the arena goes by the arena's own region. release() is idempotent, and deferred while a transfer holds the memory.
  */
 export class NixlRegistration implements Disposable, Pinnable {
   readonly memoryType: MemoryType
@@ -31,18 +39,20 @@ export class NixlRegistration implements Disposable, Pinnable {
   readonly #addon: NativeAddon | null
   /** Keeps the memory alive for as long as agents know its address. */
   #views: readonly Uint8Array[] | null
+  readonly #arena: KnownMemory | null
   readonly #onReleased: () => void
   #pins = 0
   #released = false
 
-  private constructor(memoryType: MemoryType, tuples: readonly NixlTuple[], addon: NativeAddon | null, views: Uint8Array[], onReleased: () => void) {
+  private constructor(memoryType: MemoryType, tuples: readonly NixlTuple[], addon: NativeAddon | null, views: Uint8Array[], onReleased: () => void, arena: KnownMemory | null) {
     this.memoryType = memoryType
     this.tuples = tuples
     this.#addon = addon
     this.#views = views
     this.#onReleased = onReleased
-    this.zeroCopy = views.length > 0 && views.every(view => isShared(view.buffer))
-    this.regions = this.zeroCopy ? views.map(view => addon!.registerMemory(view)) : []
+    this.#arena = arena
+    this.zeroCopy = views.length > 0 && views.every(view => this.#inArena(view) || isShared(view.buffer))
+    this.regions = this.zeroCopy ? views.map(view => this.#inArena(view) ? arena!.region : addon!.registerMemory(view)) : []
   }
 
   /** DRAM for host memory, VRAM for device buffers; a mixture is an error. */
@@ -54,15 +64,27 @@ export class NixlRegistration implements Disposable, Pinnable {
     return device > 0 ? 'VRAM' : 'DRAM'
   }
 
-  /** Registers host memory. Throws ERR_ARGUMENT for memory that is empty or detached, or lies on a GPU that no plugin in use reaches. */
-  static ofBuffers(buffers: readonly Registrable[], addon: NativeAddon, onReleased: () => void = () => {}): NixlRegistration {
+  /** Device memory that is known already: pinned until the registration is released. */
+  static ofDevice(memory: DeviceMemory, part: DeviceBuffer, onReleased: () => void = () => {}): NixlRegistration {
+    memory.pin()
+    return new NixlRegistration('VRAM', [[part.address, part.length, part.deviceId, '']], null, [], () => {
+      memory.unpin()
+      onReleased()
+    }, null)
+  }
+
+  /**
+   * Registers host memory; `arena`: the cache's own, which is not registered twice. Throws ERR_ARGUMENT for memory that is empty or detached, or a GPU's: that is registered by
+   * HiCacheNixl.registerDeviceBuffer().
+   */
+  static ofBuffers(buffers: readonly Registrable[], addon: NativeAddon, onReleased: () => void = () => {}, arena: KnownMemory | null = null): NixlRegistration {
     if (!Array.isArray(buffers) || buffers.length === 0) throw new HiCacheError('ERR_ARGUMENT', `A registration takes an array of one buffer or more; got ${describe(buffers)}.`)
     if (NixlRegistration.memoryTypeOf(buffers) === 'VRAM') {
-      throw new HiCacheError('ERR_ARGUMENT', 'GPU memory cannot be registered: the storage plugin in use does not reach it. Configure GDS or GDS_MT.')
+      throw new HiCacheError('ERR_ARGUMENT', 'GPU memory is registered by registerDeviceBuffer(), allocDeviceBuffer() or openDeviceBuffer(), and not with host memory.')
     }
     const views = buffers.map(bytesOf)
     const tuples = views.map(view => [addon.addressOf(view), view.byteLength, 0, ''] as const)
-    return new NixlRegistration('DRAM', tuples, addon, views, onReleased)
+    return new NixlRegistration('DRAM', tuples, addon, views, onReleased, arena)
   }
 
   /** Files by NIXL tuples, as NixlFileManager.filesToNixlTuples() makes them. They are described, not opened: whoever opened them closes them. */
@@ -75,7 +97,7 @@ export class NixlRegistration implements Disposable, Pinnable {
         throw new HiCacheError('ERR_ARGUMENT', `A NIXL file tuple is [0n, length, open descriptor, path]; got ${describe(tuple)}.`)
       }
     }
-    return new NixlRegistration('FILE', tuples.map(tuple => Object.freeze([...tuple] as const)), null, [], () => {})
+    return new NixlRegistration('FILE', tuples.map(tuple => Object.freeze([...tuple] as const)), null, [], () => {}, null)
   }
 
   /** Where a view lies in this registration, or null. */
@@ -85,7 +107,7 @@ export class NixlRegistration implements Disposable, Pinnable {
       const own = this.#views[i]!
       const offset = view.byteOffset - own.byteOffset
       if (view.buffer !== own.buffer || offset < 0 || offset + view.byteLength > own.byteLength) continue
-      return { region: this.regions[i]!, offset, address: this.tuples[i]![0] + BigInt(offset) }
+      return { region: this.regions[i]!, offset: this.#inArena(own) ? view.byteOffset : offset, address: this.tuples[i]![0] + BigInt(offset) }
     }
     return null
   }
@@ -106,9 +128,13 @@ export class NixlRegistration implements Disposable, Pinnable {
 
   [Symbol.dispose](): void { this.release() }
 
+  #inArena(view: Uint8Array): boolean { return view.buffer === this.#arena?.buffer }
+
   #unregister(): void {
     if (!this.#released || this.#pins > 0 || this.#views === null) return
-    for (const region of this.regions) this.#addon!.unregisterMemory(region)
+    this.#views.forEach((view, i) => {
+      if (this.zeroCopy && !this.#inArena(view)) this.#addon!.unregisterMemory(this.regions[i]!)
+    })
     this.#views = null
     this.#onReleased()
   }

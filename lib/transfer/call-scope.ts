@@ -40,6 +40,7 @@ export class CallScope {
     return Math.max(1, Math.ceil(this.#timeoutMs - (performance.now() - since)))
   }
 
+  get signal(): AbortSignal | undefined { return this.#signal }
   get aborted(): boolean { return this.#signal?.aborted === true }
   abortError(): HiCacheError {
     return new HiCacheError('ERR_CANCELLED', 'The request was cancelled by its signal.', { cause: this.#signal?.reason })

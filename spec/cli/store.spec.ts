@@ -96,7 +96,7 @@ describeLayouts('command line: pages', storageLayout => {
     expect((await cliJson<{ pages: object[] }>(['ls', '--model-name', 'b_a', ...store])).json.pages).to.have.length(2)
     expect((await cliJson<{ pages: object[] }>(['ls', '--model-name', 'a', ...store])).json.pages).to.have.length(0)
   }))
-})
+}, { systems: false })
 
 describe('command line: pages in files', () => {
   it('put refuses bytes that the shape does not take, an empty page, and a bad key', async () => await inDirectory(async root => {

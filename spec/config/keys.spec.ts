@@ -129,6 +129,7 @@ describe('top-level keys', () => {
     when_full: { option: 'whenFull', default: 'wait', good: [['reject', 'reject']], bad: ['drop', null] },
     timeout_ms: { option: 'timeoutMs', default: 30000, good: [[1, 1], ['100', 100]], bad: [0, -1, 86400001, null, '1s'] },
     accept_unverified: { option: 'acceptUnverified', default: true, good: [[false, false], ['false', false]], bad: ['no', 0] },
+    verify_vram: { option: 'verifyVram', default: false, good: [[true, true], ['true', true]], bad: ['no', 0] },
     queue_depth: { option: 'queueDepth', default: 64, good: [[1, 1], [4096, 4096]], bad: [0, 4097] },
     threads: { option: 'threads', default: 16, good: [[1, 1], [64, 64]], bad: [0, 65] },
     fingerprint: { option: 'fingerprint', default: '', good: [['w1', 'w1'], ['x'.repeat(128), 'x'.repeat(128)]], bad: ['x'.repeat(129), 'a\0', 5] },

@@ -44,11 +44,20 @@ describe('shapes of a configuration', () => {
     expect(refused({ plugin: 'posx' }).message).to.include('plugin: expected one of "auto", "3fs", "posix", "gds_mt", "gds", "obj", found "posx"; did you mean "posix"?')
   })
   it('an unknown section is refused with a likely spelling', () => {
-    for (const [name, meant] of [['possix', 'posix'], ['POSIX', 'posix'], ['3FS', '3fs'], ['HF3FS', '3fs'], ['gdsmt', 'gds_mt'], ['object', 'obj']]) {
+    for (const [name, meant] of [['possix', 'posix'], ['POSIX', 'posix'], ['3FS', '3fs'], ['HF3FS', '3fs'], ['gdsmt', 'gds_mt']]) {
       const config = { plugin: { [name!]: { active: true } } }
-      if (name === 'object') expect(refused(config).message).to.include('there is no plugin "object"')
-      else expect(refused(config).message).to.include(`plugin.${name}: there is no plugin "${name}"; did you mean "plugin.${meant}"?`)
+      expect(refused(config).message).to.include(`plugin.${name}: there is no plugin "${name}"; did you mean "plugin.${meant}"?`)
     }
+    expect(refused({ plugin: { object: {} } }).message).to.include('there is no plugin "object"')
+  })
+  it('an unknown section that is active is one that only NIXL knows, unless the agent is another', () => {
+    const plugin = { gpunetio: { active: true, devices: 'mlx5_0' } }
+    for (const config of [{ plugin }, { agent: 'auto', plugin }]) {
+      expect(load(config).active('gpunetio')).to.equal(true)
+      expect(load(config).initParams('gpunetio')).to.deep.equal({ devices: 'mlx5_0' })
+    }
+    expect(refused({ agent: 'embedded', plugin }).message).to.include('there is no plugin "gpunetio"').and.include('need agent = "nixl"')
+    expect(refused({ plugin: { gpunetio: { active: true, depth: 4 } } }).message).to.include('plugin.gpunetio.depth: expected a string')
   })
   it('with agent = "nixl" an unknown section is a map of strings', () => {
     const config = load({ agent: 'nixl', plugin: { gpunetio: { active: 'True', devices: 'mlx5_0', depth: '4' } } })

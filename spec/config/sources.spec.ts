@@ -146,7 +146,7 @@ iopool_size = 128
   it('keys that are properties of every object are keys like any other', () => {
     for (const key of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) {
       for (const [name, text] of [['r.json', `{"${key}": {"x": 1}}`], ['r.yaml', `${key}: {x: 1}`], ['r.toml', `[${key}]\nx = 1`], ['s.toml', `[plugin.posix]\n${key} = 1`],
-        ['s.json', `{"plugin": {"${key}": {"active": true}}}`]] as const) {
+        ['s.json', `{"agent": "embedded", "plugin": {"${key}": {"active": true}}}`]] as const) {
         expect(refused(folder.write(name, text)).message, `${name} ${key}`).to.include(key)
       }
     }

@@ -102,7 +102,7 @@ describeLayouts('wrong arguments', storageLayout => {
     expect(stored).to.deep.equal(['there'])
     expect(cache.stats()).to.include({ queued_requests: 0, in_flight_requests: 0, arena_used_bytes: 0 })
   })
-})
+}, { systems: false })
 
 describe('wrong options of open', () => {
   const bench = workbench()

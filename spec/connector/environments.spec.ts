@@ -112,7 +112,7 @@ describeLayouts('two caches on one directory', storageLayout => {
     await cache.gc()
     expect(readdirSync(storageDir, { recursive: true }).filter(name => /tmp|\.new$/.test(String(name)))).to.deep.equal([])
   })
-})
+}, { systems: false })
 
 describeLayouts('a caller inside a worker thread', storageLayout => {
   const bench = workbench(storageLayout)
@@ -145,4 +145,4 @@ describeLayouts('a caller inside a worker thread', storageLayout => {
       expect(await cache.set('after', bytes(10, 1))).to.equal(true)
     }
   })
-})
+}, { systems: false })

@@ -47,6 +47,7 @@ describeLayouts('the page API', storageLayout => {
     const cache = await bench.open()
     const pool = cache.allocate({ dtype: 'uint8', shape: [4, 8192] })
     const registration = cache.registerMemPoolHost({ buffer: pool, pageBytes: 8192, pageCount: 4, parts: 2 })
+    expect(registration.zeroCopy).to.equal(true)
     const page = (index: number): Uint8Array => new Uint8Array(pool.data.buffer, pool.data.byteOffset + index * 8192, 8192)
     fill(page(0), 'zero')
     pool.release()

@@ -82,4 +82,4 @@ describeLayouts('steady state', storageLayout => {
     // An arena of 16 MiB that stayed each time would be 128 MiB.
     expect(await residentBytes() - before.resident, 'resident bytes').to.be.below(64 * MIB)
   }).timeout(60_000)
-})
+}, { systems: false })

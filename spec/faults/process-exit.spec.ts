@@ -95,7 +95,7 @@ describeLayouts('a process ends with transfers in flight', storageLayout => {
       await cache.close()
     })
   })
-})
+}, { systems: false })
 
 /** Are all threads of the process stopped? */
 async function standsStill(pid: number): Promise<boolean> {
@@ -200,4 +200,4 @@ describeLayouts('writers are killed at random while another process reads', stor
     expect(await reader.verify()).to.include({ corrupt: 0, unverified: 0, missing: 0 })
     if (storageLayout === 'file') expect((await readdir(join(storageDir, '.hicache-nixl-tmp')).catch(() => [])), 'leftovers').to.deep.equal([])
   })
-})
+}, { systems: false })

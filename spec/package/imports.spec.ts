@@ -113,7 +113,7 @@ describe('public surface', () => {
   it('is what lib/index.ts exports: these names, and no default', () => {
     const names = JSON.parse(inProcess("import('hicache-nixl').then(all => console.log(JSON.stringify(Object.keys(all).sort())))")) as string[]
     expect(names).to.deep.equal([
-      'HiCacheError', 'HiCacheNixl', 'NixlBackendConfig', 'NixlBackendSelection', 'NixlFileManager', 'NixlRegistration', 'namespaceSeed', 'pageHashes'
+      'DeviceMemory', 'HiCacheError', 'HiCacheNixl', 'NixlBackendConfig', 'NixlBackendSelection', 'NixlFileManager', 'NixlRegistration', 'namespaceSeed', 'pageHashes'
     ])
   })
 

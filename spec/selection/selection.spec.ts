@@ -91,7 +91,7 @@ describe('selection of a plugin', () => {
     expect(selection.plugin).to.equal('posix')
     expect(selection.plugins[0]!.reason).to.equal('trying it failed: boom')
   })
-  it('agent = "nixl" is refused until there is one, unknown sections are reported', async () => {
+  it('agent = "nixl" is refused without the bridge to it, unknown sections are reported', async () => {
     const config = load({ agent: 'nixl', plugin: { other: { active: true } } })
     expect((await refused(select(config, 'posix'))).code).to.equal('ERR_PLUGIN_UNAVAILABLE')
     expect((await NixlBackendSelection.report(config, engines(), present('posix'))).at(-1)).to.deep.include({ name: 'other', usable: false })
@@ -102,7 +102,7 @@ describe('selection of a plugin', () => {
 })
 
 describe('the plugins of this version', () => {
-  it('posix and obj are built in; the others say so, and what they will need; obj asks nobody unless it is asked for', async () => {
+  it('without what is native there is posix alone; the others say what they need; obj asks nobody unless it is asked for', async () => {
     const selection = await NixlBackendSelection.select(load(), engines('aio'))
     expect(selection).to.include({ plugin: 'posix', engine: 'aio' })
     for (const { name, usable, reason, remedy } of selection.plugins) {
@@ -110,12 +110,19 @@ describe('the plugins of this version', () => {
       expect(reason.length).to.be.greaterThan(0)
       if (name === 'posix') expect(remedy).to.equal('')
       else if (name === 'obj') expect(reason).to.include('nobody asks for it')
-      else {
-        expect(reason).to.include('not built into this version')
-        expect(remedy).to.include('posix')
+      else if (name === '3fs') {
+        expect(reason).to.equal('nobody says where a 3FS is mounted')
+        expect(remedy).to.include('plugin.3fs.mount_point')
+      } else {
+        expect(reason).to.equal('the native addon does not have it')
+        expect(remedy).to.include('build')
       }
     }
-    expect((await refused(NixlBackendSelection.select(load({ plugin: 'gds' }), engines('aio')))).message).to.include('not built into this version')
+    for (const plugin of [{ gds: { active: true } }, { gds_mt: { active: true } }, { '3fs': { active: true, mount_point: '/3fs' } }]) {
+      expect((await refused(NixlBackendSelection.select(load({ plugin }), engines('aio')))).message).to.include('the native addon does not have it')
+    }
+    const nixl = await refused(NixlBackendSelection.select(load({ agent: 'nixl', plugin: { posix: { active: true } } }), engines('aio')))
+    expect(nixl.message).to.include('the native addon does not have the bridge to NIXL')
     expect((await refused(NixlBackendSelection.select(load({ plugin: 'obj' }), engines('aio')))).message).to.include('the native addon does not have it')
   })
   it('the engine: Linux AIO, io_uring, POSIX AIO, the first that works; a fallback is said', async () => {

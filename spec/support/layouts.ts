@@ -4,7 +4,7 @@ import type { HiCacheNixl, OpenOptions } from '../../lib/index.js'
 import type { StorageLayout as DiskLayout } from '../../lib/storage/default-layout.js'
 import { hang } from './hang.js'
 import { describeObjects, objectOptions, objectPlace, prefixOf } from './object-place.js'
-import { describeOn, systemOptions, systemsInUse } from './systems.js'
+import { describeOn, systemOptions, systemsFor } from './systems.js'
 import type { Workbench } from './workbench.js'
 
 export type { DiskLayout }
@@ -15,11 +15,12 @@ export const LAYOUTS: readonly DiskLayout[] = ['file', 'segment']
 
 /**
  * describe(), once for each layout in which a cache must behave alike: files, segments, and objects of a real radosgw; files and segments also on each system that moves
- * their bytes beside the kernel (systems.ts). What looks at a layout's own files is a suite of that layout.
+ * their bytes beside the kernel (systems.ts), unless `systems` is false: what is about processes, the kernel's engines, or arguments and
+ * names that never reach them. What looks at a layout's own files is a suite of that layout.
  */
-export function describeLayouts(title: string, suite: (storageLayout: StorageLayout) => void): void {
+export function describeLayouts(title: string, suite: (storageLayout: StorageLayout) => void, { systems = true }: { readonly systems?: boolean } = {}): void {
   describeDiskLayouts(title, suite)
-  for (const system of systemsInUse()) {
+  for (const system of systems ? systemsFor(title) : []) {
     for (const storageLayout of LAYOUTS) describeOn(`${title}, ${storageLayout} layout`, system, () => { suite(storageLayout) })
   }
   describeObjects(`${title}, object layout`, () => { suite('object') })
@@ -56,7 +57,7 @@ export function placeName(storageLayout: StorageLayout, storageDir: string): str
 export function hangPages(bench: Workbench, cache: HiCacheNixl, match: string, directory = 0): () => void {
   if (cache.storageLayout === 'object') return bench.front.hold(match)
   if (cache.storageLayout === 'file') return hang(bench, match)
-  const points = ['ring.complete', 'aio.complete', 'paio.complete', 'preadv', 'pwritev']
+  const points = ['ring.complete', 'aio.complete', 'paio.complete', 'preadv', 'pwritev', 'usrbio.complete', 'cufile.complete', 'nixl.complete']
   const segments = join(cache.directories[directory]!.realPath, 'segments')
   const folders = readdirSync(segments, { withFileTypes: true }).filter(entry => entry.isDirectory()).map(({ name }) => name)
   return hang(bench, ...folders.flatMap(folder => points.map(point => ({ point, match: `${folder}/`, times: 0, hang: true }))))

@@ -1,4 +1,4 @@
-/** A cache in a child process, for places that the specs' own process must not go to: mounts of a namespace of their own, and such as hang. Started by remote-cache.ts. */
+/** A cache in a child process, for places that the specs' own process must not go to: mounts of a namespace of their own, such as hang, and libraries of other systems that are told how to fail. Started by remote-cache.ts. */
 import { readdir } from 'node:fs/promises'
 import { HiCacheError, HiCacheNixl, type OpenOptions } from '../../lib/index.js'
 import { bytes, same } from './content.js'
@@ -11,7 +11,7 @@ export type RemoteCommand =
   /** Answers a word a page: `hit` when the bytes are those that `write` stores, `WRONG BYTES`, the reason of a miss, or status and error. */
   | { readonly do: 'read'; readonly pages: Pages }
   | { readonly do: 'delete'; readonly keys: readonly string[] }
-  | { readonly do: 'stats' | 'health' | 'gc' }
+  | { readonly do: 'stats' | 'health' | 'gc' | 'selection' }
   | { readonly do: 'files'; readonly directory: string }
   | { readonly do: 'close'; readonly graceMs: number }
   | { readonly do: 'exit'; readonly code: number }
@@ -42,6 +42,7 @@ async function obey(command: RemoteCommand): Promise<unknown> {
     case 'delete': return await Promise.all(command.keys.map(key => cache!.delete(key)))
     case 'stats': return cache!.stats()
     case 'health': return cache!.health()
+    case 'selection': return cache!.selection
     case 'gc': return await cache!.gc()
     case 'files': return (await readdir(command.directory, { recursive: true, withFileTypes: true })).filter(entry => entry.isFile()).map(({ name }) => name)
     case 'close':

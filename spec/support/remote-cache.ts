@@ -4,6 +4,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { DirectoryReport, OpenOptions } from '../../lib/index.js'
+import type { NixlBackendSelection } from '../../lib/selection/nixl-backend-selection.js'
 import type { Pages, RemoteCommand } from './remote-cache-child.js'
 import type { Workbench } from './workbench.js'
 
@@ -21,10 +22,10 @@ export class RemoteCache {
   readonly #ready: Promise<number>
   #ids = 0
 
-  /** `through`: a command that runs the rest of its line. */
-  constructor(bench: Workbench, through: readonly string[]) {
+  /** `through`: a command that runs the rest of its line; `env`: what it has in its environment beside this process's. */
+  constructor(bench: Workbench, through: readonly string[], env: Readonly<Record<string, string>> = {}) {
     const [program, ...rest] = [...through, process.execPath, CHILD]
-    const child = spawn(program, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const child = spawn(program, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], env: { ...process.env, ...env } })
     this.process = child
     this.ended = once(child, 'exit').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
     // It takes its file system, its namespace and the mounts there with it. A stopped process can be killed, too.
@@ -63,6 +64,7 @@ export class RemoteCache {
   delete(keys: readonly string[]): Promise<boolean[]> { return this.#ask({ do: 'delete', keys }) }
   stats(): Promise<Record<string, number>> { return this.#ask({ do: 'stats' }) }
   health(): Promise<{ status: string; reasons: string[] }> { return this.#ask({ do: 'health' }) }
+  selection(): Promise<NixlBackendSelection> { return this.#ask({ do: 'selection' }) }
   gc(): Promise<unknown> { return this.#ask({ do: 'gc' }) }
   files(directory: string): Promise<string[]> { return this.#ask({ do: 'files', directory }) }
   close(graceMs: number): Promise<void> { return this.#ask({ do: 'close', graceMs }) }

@@ -15,7 +15,14 @@ export interface StorageSystem {
   config(root: string): Record<string, unknown>
   /** What must be below `root`. */
   prepare?(root: string): void
+  /** What allocate() lies in. */
+  readonly arenaBuffer: typeof ArrayBuffer | typeof SharedArrayBuffer
+  /** The suites of describeLayouts() that run on it, by title: all of them, or those in which it is another way than a system that runs them all. */
+  readonly suites: 'all' | readonly string[]
 }
+
+/** Pages there and back, and pools: what a second system of a kind, or one that moves host memory as the kernel's engines do, needs to show. */
+export const MOVING_SUITES: readonly string[] = ['set and get', 'calls that are not waited for', 'exists', 'reopening', 'the page API', 'registrations']
 
 const usrbio = [{ variable: 'HICACHE_NIXL_HF3FS_PATH', library: 'usrbio' }] as const
 const mounted = (root: string): void => { mkdirSync(join(root, '3fs-virt', 'iovs'), { recursive: true }) }
@@ -23,24 +30,33 @@ const mounted = (root: string): void => { mkdirSync(join(root, '3fs-virt', 'iovs
 export const SYSTEMS: readonly StorageSystem[] = [
   {
     title: '3FS (dram)', plugin: '3fs', agent: 'embedded', engine: 'usrbio', libraries: usrbio, prepare: mounted,
-    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram' } } })
+    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram' } } }),
+    arenaBuffer: SharedArrayBuffer, suites: 'all'
   },
   {
     title: '3FS (dram_zc)', plugin: '3fs', agent: 'embedded', engine: 'usrbio', libraries: usrbio, prepare: mounted,
-    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram_zc' } } })
+    config: root => ({ plugin: { '3fs': { active: true, mount_point: root, mem_config: 'dram_zc' } } }),
+    // The file system's side sees the arena, so it is memory of 3FS's.
+    arenaBuffer: ArrayBuffer, suites: [...MOVING_SUITES, 'arena tensors', 'bytes in flight', 'the arena']
   },
   {
     title: 'an agent of NIXL', plugin: 'posix', agent: 'nixl', engine: 'nixl', libraries: [{ variable: 'HICACHE_NIXL_LIBNIXL_PATH', library: 'nixl_capi' }],
-    config: () => ({ agent: 'nixl', plugin: { posix: { active: true } } })
+    config: () => ({ agent: 'nixl', plugin: { posix: { active: true } } }),
+    arenaBuffer: SharedArrayBuffer, suites: 'all'
   }
 ]
 
 let current: { readonly system: StorageSystem; readonly root: string } | null = null
 
-/** Those on which describeLayouts() runs its suites: all, or what HICACHE_SPEC_SYSTEMS says (`none`, or titles, separated by commas). */
+/** Those on which suites run: all, or what HICACHE_SPEC_SYSTEMS says (`none`, or titles, separated by commas). */
 export function systemsInUse(): readonly StorageSystem[] {
   const wanted = process.env['HICACHE_SPEC_SYSTEMS']
   return wanted === undefined ? SYSTEMS : SYSTEMS.filter(({ title }) => wanted.split(',').includes(title))
+}
+
+/** Those of them that run this suite of describeLayouts(). */
+export function systemsFor(title: string): readonly StorageSystem[] {
+  return systemsInUse().filter(({ suites }) => suites === 'all' || suites.includes(title))
 }
 
 /** describe() of a suite whose caches use that system: to be had by systemOptions(). */

@@ -25,6 +25,7 @@
 #include "engine/engine_base.h"
 #include "plugins/hf3fs/registered_file.h"
 #include "plugins/hf3fs/shared_arena.h"
+#include "util/fault.h"
 #include "util/unique_fd.h"
 
 namespace hicache::hf3fs {
@@ -65,6 +66,7 @@ struct Job {
   int error = 0;
   bool closed = false;  // no more pieces
   bool cancelled = false;
+  fault::Strike withheld{};  // a planned hang: it is not handed back while that is in force
 
   bool over() const { return pieces == 0 && (closed || cut == bytes); }
   bool direct_at(size_t position) const { return arena != nullptr && position < request->iov[0].iov_len; }
@@ -578,27 +580,33 @@ void Core::arrived(Ring& ring, const Cqe& cqe, Lock& lock) {
     return let_go(ring, index);
   }
   Job& job = *piece.job;
+  int64_t result = cqe.result;
+  if (const fault::Strike strike = fault::ask("usrbio.complete", job.request->name); strike.hit) {
+    if (strike.error != 0) result = -strike.error;
+    else if (strike.short_bytes >= 0) result = std::min(result, strike.short_bytes);
+    if (strike.hang) job.withheld = strike;
+  }
   const size_t asked = piece.length - piece.done;
-  const bool retry = (cqe.result == -EINTR || cqe.result == -EAGAIN) && piece.tries < tries_max;
+  const bool retry = (result == -EINTR || result == -EAGAIN) && piece.tries < tries_max;
   if (retry) {
     piece.tries++;
-  } else if (cqe.result < 0) {
-    close(ring, job, static_cast<int>(std::min<int64_t>(-cqe.result, 4095)));
-  } else if (static_cast<uint64_t>(cqe.result) > asked || (cqe.result == 0 && !job.reading)) {
+  } else if (result < 0) {
+    close(ring, job, static_cast<int>(std::min<int64_t>(-result, 4095)));
+  } else if (static_cast<uint64_t>(result) > asked || (result == 0 && !job.reading)) {
     // More than was asked for is nonsense, and a write that moves nothing would be repeated for ever.
     close(ring, job, EIO);
   } else {
     piece.tries = 0;
-    piece.done += static_cast<size_t>(cqe.result);
+    piece.done += static_cast<size_t>(result);
   }
-  const bool unfinished = retry || (cqe.result > 0 && piece.done < piece.length);
+  const bool unfinished = retry || (result > 0 && piece.done < piece.length);
   if (unfinished && job.error == 0 && !job.cancelled) {
     // Ahead of what waits: its submitter has waited longest.
     piece.state = Piece::State::again;
     ring.again.push_back(index);
     return;
   }
-  if (job.error == 0 && cqe.result == 0) {
+  if (job.error == 0 && result == 0) {
     job.end = std::min(job.end, piece.position + piece.done);
     close(ring, job, 0);
   }
@@ -787,6 +795,7 @@ class EngineOfRings final : public Hf3fsEngine {
   explicit EngineOfRings(std::shared_ptr<Core> core) : core_(std::move(core)) {}
   ~EngineOfRings() override {
     assert(in_flight_ == 0);
+    fault::forget(core_->event_fd());
     core_->stop();
   }
 
@@ -833,8 +842,17 @@ class EngineOfRings final : public Hf3fsEngine {
   void reap(Sink& sink) override {
     eventfd_t count;
     ::eventfd_read(core_->event_fd(), &count);
-    Fifo done = core_->done();
-    while (IoRequest* const request = done.pop_front()) finished_.push_back(request);
+    for (Fifo requests : {std::exchange(withheld_, {}), core_->done()}) {
+      while (IoRequest* const request = requests.pop_front()) {
+        const fault::Strike& strike = static_cast<const Job*>(request->engine_slot)->withheld;
+        if (!strike.hang || fault::released(strike)) {
+          finished_.push_back(request);
+          continue;
+        }
+        withheld_.push_back(request);
+        fault::wake_when_released(strike, core_->event_fd());
+      }
+    }
     flush(sink);
   }
 
@@ -879,6 +897,7 @@ class EngineOfRings final : public Hf3fsEngine {
 
   const std::shared_ptr<Core> core_;
   Fifo taken_;     // until flush()
+  Fifo withheld_;  // until a planned hang is released
   Fifo finished_;  // to be delivered
   size_t in_flight_ = 0;
   uint64_t delivered_ = 0;

@@ -21,8 +21,8 @@ constexpr char remedy_text[] =
 // Not RTLD_DEEPBIND: Node holds copies of libstdc++'s streams, and a deeply bound library would write to the ones that nobody has initialised.
 constexpr int load_flags = RTLD_NOW | RTLD_LOCAL;
 
-// The order in which they need each other.
-constexpr const char* sibling_names[] = {"libserdes", "libnixl_common", "libstream", "libnixl_build", "libnixl"};
+// The order in which they need each other. The last is needed by plugins.
+constexpr const char* sibling_names[] = {"libserdes", "libnixl_common", "libstream", "libnixl_build", "libnixl", "libfile_utils"};
 constexpr const char* library_names[] = {"libnixl_capi.so.0", "libnixl_capi.so"};
 
 bool exists(const std::string& path) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/timerfd.h>
@@ -14,6 +15,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -33,6 +35,8 @@ struct Job {
     int memory_type = memory::dram;
     Block block;                // data == nullptr: the library moves the memory itself
     uint8_t* memory = nullptr;  // what the block stands for
+    size_t marked = 0;          // a read: where in the descriptor's memory the mark lies; 0: nowhere
+    uint64_t mark = 0;          // what only the read of the file replaces
   };
 
   IoRequest* request = nullptr;  // nullptr: handed back at its deadline
@@ -63,6 +67,11 @@ constexpr size_t requests_a_call = 64;  // that the POSIX plugin submits or coll
 constexpr unsigned failures_in_a_row_max = 8;
 constexpr size_t given_up_max = 4;
 constexpr size_t left_behind_max = 16;
+constexpr size_t careful_least = 256;  // descriptors that go one at a time after an agent had to be kept; each time twice as many
+constexpr unsigned careful_doublings_max = 16;
+// The least that holds what we have in flight: its own 65536 cost every agent milliseconds and megabytes.
+constexpr char ios_pool_size[] = "512";
+constexpr const char* yes_words[] = {"y", "yes", "on", "1", "true", "enable"};
 constexpr int64_t us = 1'000, ms = 1'000'000;
 constexpr int64_t poll_least_ns = 50 * us, poll_most_ns = 5 * ms, first_poll_unknown_ns = 100 * us, first_poll_most_ns = 20 * ms;
 constexpr int64_t given_up_poll_ns = 100 * ms;
@@ -71,12 +80,30 @@ constexpr int64_t attempt_pause_ns = 1000 * ms;
 // Sessions whose requests never ended. Reachable for ever: the library may write to what they hold at any time.
 struct LeftBehind {
   std::mutex mutex;
-  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<std::unique_ptr<Session>> sessions, kept;
+  std::atomic<size_t> kept_count{0};
 };
 LeftBehind& left_behind() {
   static LeftBehind* const all = new LeftBehind;
   return *all;
 }
+
+bool is_yes(const SessionSettings& settings, const char* name) {
+  const auto found = settings.parameters.find(name);
+  if (found == settings.parameters.end()) return false;
+  return std::any_of(std::begin(yes_words), std::end(yes_words), [&](const char* word) { return ::strcasecmp(found->second.c_str(), word) == 0; });
+}
+
+// In the order in which the POSIX plugin looks at its parameters. Where none is given, which one it is depends on how it was built.
+void contain(SessionSettings& settings) {
+  if (settings.plugin != "POSIX") return;
+  const bool aio = is_yes(settings, "use_aio"), uring = !aio && is_yes(settings, "use_uring"), posix_aio = !aio && !uring && is_yes(settings, "use_posix_aio");
+  settings.containment = aio ? Containment::destroyed : Containment::kept;
+  settings.short_reads_fail = posix_aio;
+}
+
+// Calls that a transfer may need from when its last descriptor is started until the library says that it has ended, which is never the call that collects the last one.
+unsigned calls_of(const Transfer& transfer) { return static_cast<unsigned>((transfer.descriptors - 1) / requests_a_call) + 1; }
 
 // Was it for want of space that `bytes` could not be written? NIXL does not say.
 bool is_full(int fd, size_t bytes, const char* name) {
@@ -86,14 +113,20 @@ bool is_full(int fd, size_t bytes, const char* name) {
   return static_cast<uint64_t>(info.f_bavail) * info.f_frsize < bytes;
 }
 
+void keep(std::unique_ptr<Session> session) {
+  LeftBehind& all = left_behind();
+  std::lock_guard lock(all.mutex);
+  all.kept.push_back(std::move(session));
+}
+
 class NixlEngineOf final : public NixlEngine {
  public:
   NixlEngineOf(const Options& options, SessionSettings settings)
       : settings_(std::move(settings)), depth_(std::clamp(options.queue_depth, 1u, depth_max)), timeout_ns_(std::max<int64_t>(options.timeout_ms, 1) * ms),
-        settle_ns_(std::max<int64_t>(options.settle_ms, 0) * ms) {
+        kept_max_(options.kept_max), settle_ns_(std::max<int64_t>(options.settle_ms, 0) * ms) {
     // HF3FS maps over the memory that it is given, unless it is told to copy.
     const auto mem_config = settings_.parameters.find("mem_config");
-    stage_all_ = settings_.plugin == "HF3FS" && mem_config != settings_.parameters.end() && mem_config->second != "dram";
+    stage_all_ = kept() || (settings_.plugin == "HF3FS" && mem_config != settings_.parameters.end() && mem_config->second != "dram");
   }
   ~NixlEngineOf() override;
 
@@ -127,6 +160,8 @@ class NixlEngineOf final : public NixlEngine {
   Prepared prepare(IoRequest* request, size_t room, Job*& ready);
   int look_at_file(IoRequest* request, FileEntry*& entry);
   Prepared cut_into_pieces(Job& job, size_t room, size_t limit, bool inside);
+  void mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset);
+  bool replaced(const Job& job, size_t moved) const;
   void register_batch_files();
   void start_transfer(int operation, int memory_type);
   bool advance(Session& session, Transfer& transfer, int answer, unsigned calls);
@@ -134,15 +169,21 @@ class NixlEngineOf final : public NixlEngine {
   void settle(Job& job);
   int64_t judge(Job& job);
   void settle_failed(Job& job);
+  void fail_session(Session& session, int64_t now);
+  bool kept() const { return settings_.containment == Containment::kept; }
+  // One descriptor at a time: its error is its own, and says that it has ended.
+  bool careful() const { return kept() && (careful_left_ > 0 || left_behind().kept_count.load(std::memory_order_relaxed) >= kept_max_); }
   void poll_all();
   void poll_session(Session& session, int64_t now);
+  void give_up(Session& session, const Transfer& transfer);
   void hand_back_overdue(Session& session, int64_t now);
   void retire_current();
   void bury();
   void arm_timer();
   Job* new_job();
   void drop(Job* job);
-  void finish(IoRequest* request, int64_t result);
+  void finish(IoRequest* request, int64_t result, const fault::Strike& strike = {});
+  void let_go_withheld();
   void deliver(Sink& sink);
   int64_t& expected_ns(const Transfer& transfer) { return expected_ns_[transfer.operation == operation::write ? 1 : 0][std::bit_width(transfer.bytes)]; }
   void take_problem(const Session& session) {
@@ -151,13 +192,17 @@ class NixlEngineOf final : public NixlEngine {
 
   const SessionSettings settings_;
   const size_t depth_;
-  const int64_t timeout_ns_, settle_ns_;
+  const int64_t timeout_ns_;
+  const size_t kept_max_;
+  const int64_t settle_ns_;
   bool stage_all_ = false, device_memory_ = false;
   UniqueFd timer_;
   int64_t armed_for_ns_ = 0;  // 0: it does not run
   WaitingQueue queue_;
   Fifo suspects_;  // part of a failed transfer; each is tried once more, by itself
   Fifo done_;
+  Fifo withheld_;  // until a planned hang is released: the latest one
+  fault::Strike withheld_by_{};
   std::unique_ptr<Session> current_;
   std::vector<std::unique_ptr<Session>> retired_;  // broken or given up, with requests in progress
   int64_t next_attempt_ns_ = 0;                    // to make a session, after one could not be made
@@ -167,7 +212,9 @@ class NixlEngineOf final : public NixlEngine {
   std::vector<Descriptor> descriptors_;
   std::array<std::array<int64_t, 65>, 2> expected_ns_{};  // how long transfers of so many bytes took
   uint64_t round_ = 0;                                    // of looking at files
+  uint64_t marks_ = static_cast<uint64_t>(now_ns());
   unsigned failures_in_a_row_ = 0;
+  size_t careful_left_ = 0;  // descriptors
   size_t in_flight_ = 0;
   uint64_t delivered_ = 0;
   bool delivering_ = false;
@@ -196,12 +243,19 @@ NixlEngineOf::~NixlEngineOf() {
   assert(in_flight_ == 0);
   // What is left was handed back at its deadline. It may have come to its end meanwhile.
   for (auto& session : retired_) {
-    std::erase_if(session->transfers, [&](const auto& transfer) {
-      if (!transfer->failed && session->poll(*transfer) == status::in_progress) return false;
-      session->release(*transfer);
-      return true;
-    });
-    if (session->transfers.empty()) continue;
+    if (session->destroying()) {
+      if (session->destroyed()) continue;
+    } else if (session->abandoned()) {
+      keep(std::move(session));
+      continue;
+    } else {
+      std::erase_if(session->transfers, [&](const auto& transfer) {
+        if (!transfer->failed && session->poll(*transfer) == status::in_progress) return false;
+        session->release(*transfer);
+        return true;
+      });
+      if (session->transfers.empty()) continue;
+    }
     LeftBehind& all = left_behind();
     std::lock_guard lock(all.mutex);
     all.sessions.push_back(std::move(session));
@@ -304,9 +358,10 @@ void NixlEngineOf::dispatch() {
     if (const int error = have_session()) return fail_all(error);
     // A suspect has the agent to itself, so that its failure is its own.
     const bool alone = !suspects_.empty();
-    if (alone ? !current_->transfers.empty() : current_->in_flight >= depth_) return;
+    const size_t depth = careful() ? 1 : depth_;
+    if (alone ? !current_->transfers.empty() : current_->in_flight >= depth) return;
     bool blocked = false;
-    size_t room = depth_ - current_->in_flight;
+    size_t room = alone && kept() ? 1 : depth - current_->in_flight;
     batch_.clear();
     round_++;
     while (room > 0 && !blocked && !(alone && !batch_.empty())) {
@@ -381,7 +436,8 @@ NixlEngineOf::Prepared NixlEngineOf::prepare(IoRequest* request, size_t room, Jo
       if (there < wanted) {
         // Some interfaces fail a read past the end, and others call it a success. With O_DIRECT the last block is asked for as a whole; only when that has failed, without it.
         const bool direct = (file.flags & O_DIRECT) != 0;
-        limit = std::min<size_t>(wanted, !direct ? there : request->tries < 2 ? round_up(there, direct_unit) : round_down(there, direct_unit));
+        const bool whole = request->tries < 2 && !settings_.short_reads_fail;
+        limit = std::min<size_t>(wanted, !direct ? there : whole ? round_up(there, direct_unit) : round_down(there, direct_unit));
         job->crosses_end = limit > there;
       }
       if (limit == 0) {
@@ -389,6 +445,12 @@ NixlEngineOf::Prepared NixlEngineOf::prepare(IoRequest* request, size_t room, Jo
         finish(request, request->result);
         return Prepared::finished;
       }
+    }
+    // An agent is dear here: what is bound to fail is not tried.
+    if (kept() && request->kind == IoRequest::Kind::write && file.regular && request->offset + wanted > file.size && is_full(request->fd, wanted, request->name)) {
+      drop(job);
+      finish(request, -ENOSPC);
+      return Prepared::finished;
     }
     if (inside && !stage_all_) {
       job->region = current_->memory_of(*region);
@@ -446,6 +508,11 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.descriptor.address = reinterpret_cast<uintptr_t>(memory);
       piece.descriptor.device = job.region->device;
       job.staged = false;
+      if (piece.memory_type == memory::dram && request.kind == IoRequest::Kind::read &&
+          !const_cast<Region*>(request.region)->gate.touch([&] { mark(piece, memory, length, job, request.offset + job.asked); })) {
+        finish(&request, -ECANCELED);
+        return Prepared::finished;
+      }
     } else {
       bool broken = false;
       if (!job.session->take_block(length, piece.block, broken)) {
@@ -459,7 +526,9 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
       piece.memory = memory;
       piece.descriptor.address = reinterpret_cast<uintptr_t>(piece.block.data);
       if (of_region) job.gated = true;
-      if (request.kind == IoRequest::Kind::write) {
+      if (request.kind == IoRequest::Kind::read) {
+        mark(piece, piece.block.data, length, job, request.offset + job.asked);
+      } else {
         const auto copy = [&] { std::memcpy(piece.block.data, memory, length); };
         if (!of_region) {
           copy();
@@ -480,6 +549,42 @@ NixlEngineOf::Prepared NixlEngineOf::cut_into_pieces(Job& job, size_t room, size
     if (length < buffer.iov_len) break;
   }
   return Prepared::ready;
+}
+
+// Several of NIXL's plugins call a read a success that moved less than it should have, and the page would end in what the memory held before: where it has no checksum, as a file of
+// Python's, nobody would notice. So the last bytes that are to come are given a value of our own, which a read that reaches them replaces.
+void NixlEngineOf::mark(Job::Piece& piece, uint8_t* memory, size_t length, const Job& job, uint64_t offset) {
+  const FileEntry& file = *job.file;
+  if (file.regular) length = static_cast<size_t>(std::min<uint64_t>(length, file.size > offset ? file.size - offset : 0));
+  if (length <= sizeof(piece.mark)) return;
+  // Never the same twice: what a failed read has left behind may be stored as somebody's page.
+  uint64_t mixed = marks_ += 0x9e3779b97f4a7c15;
+  mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
+  mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
+  piece.mark = mixed ^ mixed >> 31;
+  piece.marked = length - sizeof(piece.mark);
+  std::memcpy(memory + piece.marked, &piece.mark, sizeof(piece.mark));
+}
+
+// False when what was to be moved up to there was not. The memory may have ended: then nobody is told anything of it.
+bool NixlEngineOf::replaced(const Job& job, size_t moved) const {
+  bool whole = true;
+  size_t before = 0;
+  for (size_t i = 0; i < job.piece_count; i++) {
+    const Job::Piece& piece = job.pieces[i];
+    const auto compare = [&] {
+      uint64_t found;
+      std::memcpy(&found, reinterpret_cast<const uint8_t*>(piece.descriptor.address) + piece.marked, sizeof(found));
+      whole &= found != piece.mark;
+    };
+    // Of a file that has become shorter meanwhile it is no more to come.
+    if (piece.marked != 0 && before + piece.marked + sizeof(piece.mark) <= moved) {
+      if (piece.block.data != nullptr) compare();
+      else const_cast<Region*>(job.request->region)->gate.touch(compare);
+    }
+    before += piece.descriptor.length;
+  }
+  return whole;
 }
 
 void NixlEngineOf::register_batch_files() {
@@ -517,18 +622,22 @@ void NixlEngineOf::start_transfer(int which, int memory_type) {
     return std::any_of(job.pieces.begin(), job.pieces.begin() + job.piece_count, [&](const Job::Piece& piece) { return piece.memory_type == memory_type; });
   };
   if (std::none_of(batch_.begin(), batch_.end(), [&](const Job* job) { return concerns(*job); })) return;
+  const auto fail = [&] {
+    for (Job* job : batch_) {
+      if (!concerns(*job)) continue;
+      job->failed = true;
+      if (--job->pending == 0) settle(*job);
+    }
+  };
+  // By the one before it.
+  if (session.broken) return fail();
   std::unique_ptr<Transfer> made;
   try {
     made = std::make_unique<Transfer>();
     made->jobs.reserve(batch_.size());
     session.transfers.reserve(session.transfers.size() + 1);
   } catch (const std::bad_alloc&) {
-    for (Job* job : batch_) {
-      if (!concerns(*job)) continue;
-      job->failed = true;
-      if (--job->pending == 0) settle(*job);
-    }
-    return;
+    return fail();
   }
   Transfer& transfer = *made;
   transfer.operation = which;
@@ -549,9 +658,8 @@ void NixlEngineOf::start_transfer(int which, int memory_type) {
   transfer.posted_ns = now_ns();
   transfer.deadline_ns = transfer.posted_ns + timeout_ns_;
   const int answer = session.post(which, memory_type, descriptors_, transfer);
-  // A library that moves things only when it is called gets the calls that it needs to start all of them.
-  const auto calls = static_cast<unsigned>((transfer.descriptors - 1) / requests_a_call);
-  if (!advance(session, transfer, answer, calls)) session.transfers.push_back(std::move(made));
+  // A library that moves things only when it is called gets the calls that it needs to start all of them, and to see them ended where that takes no time.
+  if (!advance(session, transfer, answer, calls_of(transfer) + 1)) session.transfers.push_back(std::move(made));
 }
 
 // True when the transfer has come to its end, and is concluded.
@@ -561,7 +669,12 @@ bool NixlEngineOf::advance(Session& session, Transfer& transfer, int answer, uns
     answer = session.poll(transfer);
   }
   const int64_t now = now_ns();
+  if (answer == status::success && session.failed) {
+    conclude(session, transfer, true);
+    return true;
+  }
   if (answer == status::success) {
+    if (careful_left_ > 0) careful_left_ -= std::min(careful_left_, transfer.descriptors);
     int64_t& expected = expected_ns(transfer);
     const int64_t took = now - transfer.posted_ns;
     expected = expected == 0 ? took : expected + (took - expected) / 4;
@@ -573,13 +686,15 @@ bool NixlEngineOf::advance(Session& session, Transfer& transfer, int answer, uns
     take_problem(session);
     session.broken = true;
     transfer.failed = true;
-    // The only descriptor has come to its end by failing. Of several, some may be under way.
-    if (transfer.descriptors > 1 && transfer.request != nullptr && settle_ns_ > 0) {
-      transfer.next_poll_ns = now + settle_ns_;
-      return false;
+    // Never begun; or the only descriptor of the agent, which has come to its end by failing. Of several, some may be under way.
+    if (transfer.request == nullptr || session.in_flight == 1) {
+      session.failed |= transfer.request != nullptr;
+      conclude(session, transfer, true);
+      return true;
     }
-    conclude(session, transfer, true);
-    return true;
+    fail_session(session, now);
+    transfer.next_poll_ns = session.destroying() ? now : now + settle_ns_;
+    return false;
   }
   if (session.given_up) {
     transfer.next_poll_ns = now + given_up_poll_ns;
@@ -592,9 +707,25 @@ bool NixlEngineOf::advance(Session& session, Transfer& transfer, int answer, uns
   return false;
 }
 
+// All that it has in flight has failed: an error may be another's, and a success a mistake.
+void NixlEngineOf::fail_session(Session& session, int64_t now) {
+  session.failed = true;
+  if (settings_.containment == Containment::settled) return;
+  for (auto& transfer : session.transfers) {
+    transfer->failed = true;
+    transfer->next_poll_ns = settings_.containment == Containment::destroyed ? now : now + settle_ns_;
+  }
+  if (settings_.containment == Containment::destroyed) return session.destroy_apart();
+  session.abandon();
+  careful_left_ = careful_least << std::min<uint64_t>(statistics_.kept, careful_doublings_max);
+  statistics_.kept++;
+  left_behind().kept_count++;
+}
+
 // ---- from the library ----
 
 void NixlEngineOf::poll_all() {
+  let_go_withheld();
   const int64_t now = now_ns();
   if (current_ != nullptr) {
     poll_session(*current_, now);
@@ -611,18 +742,17 @@ void NixlEngineOf::poll_session(Session& session, int64_t now) {
   for (size_t i = 0; i < session.transfers.size();) {
     Transfer& transfer = *session.transfers[i];
     bool ended = false;
-    if (transfer.next_poll_ns <= now && transfer.failed) {
+    if (transfer.failed && session.destroying() && !session.destroyed()) {
+      if (transfer.next_poll_ns <= now) transfer.next_poll_ns = now + std::clamp((now - transfer.posted_ns) / 8, poll_least_ns, session.given_up ? given_up_poll_ns : poll_most_ns);
+      if (now >= transfer.deadline_ns) give_up(session, transfer);
+    } else if (transfer.failed && (transfer.next_poll_ns <= now || session.destroying())) {
       conclude(session, transfer, true);
       ended = true;
     } else if (transfer.next_poll_ns <= now) {
       statistics_.polls++;
       const int answer = session.poll(transfer);
-      ended = advance(session, transfer, answer, static_cast<unsigned>((transfer.descriptors - 1) / requests_a_call));
-      if (!ended && !transfer.failed && now >= transfer.deadline_ns && !session.given_up) {
-        session.given_up = true;
-        statistics_.given_up++;
-        problem_ = "a transfer of " + std::to_string(transfer.bytes) + " bytes did not end within " + std::to_string(timeout_ns_ / ms) + " ms; its agent is given up";
-      }
+      ended = advance(session, transfer, answer, calls_of(transfer));
+      if (!ended && !transfer.failed && now >= transfer.deadline_ns) give_up(session, transfer);
     }
     if (!ended) {
       i++;
@@ -633,10 +763,17 @@ void NixlEngineOf::poll_session(Session& session, int64_t now) {
   }
 }
 
+void NixlEngineOf::give_up(Session& session, const Transfer& transfer) {
+  if (session.given_up) return;
+  session.given_up = true;
+  statistics_.given_up++;
+  problem_ = "a transfer of " + std::to_string(transfer.bytes) + " bytes did not end within " + std::to_string(timeout_ns_ / ms) + " ms; its agent is given up";
+}
+
 // Memory that the library may still write to is not given back, nor are files that it may still change. A block of the session's own is another matter: it stays with the session.
 void NixlEngineOf::hand_back_overdue(Session& session, int64_t now) {
   for (auto& transfer : session.transfers) {
-    if (transfer->failed || now < transfer->deadline_ns) continue;
+    if ((transfer->failed && !session.destroying()) || now < transfer->deadline_ns) continue;
     for (Job* job : transfer->jobs) {
       if (job->request == nullptr || !job->staged || job->request->kind != IoRequest::Kind::read) continue;
       IoRequest* const request = std::exchange(job->request, nullptr);
@@ -652,7 +789,11 @@ void NixlEngineOf::retire_current() {
 }
 
 void NixlEngineOf::bury() {
-  std::erase_if(retired_, [](const auto& session) { return session->transfers.empty(); });
+  std::erase_if(retired_, [](auto& session) {
+    if (!session->transfers.empty()) return false;
+    if (session->abandoned()) keep(std::move(session));
+    return true;
+  });
 }
 
 void NixlEngineOf::conclude(Session& session, Transfer& transfer, bool failed) {
@@ -673,10 +814,11 @@ void NixlEngineOf::settle(Job& job) {
   const bool cancelled = job.cancelled;
   const size_t asked = job.asked;
   failures_in_a_row_ = 0;
-  const int64_t moved = judge(job);
+  const fault::Strike strike = fault::ask("nixl.complete", request->name);
+  const int64_t moved = strike.error != 0 ? -strike.error : judge(job);
   request->engine_slot = nullptr;
   drop(&job);
-  if (moved < 0) return finish(request, moved);
+  if (moved < 0) return finish(request, moved, strike);
   request->tries = 0;
   request->result += moved;
   request->offset += static_cast<uint64_t>(moved);
@@ -688,7 +830,7 @@ void NixlEngineOf::settle(Job& job) {
     passed -= part;
   }
   // Fewer than were asked for: the end of the file.
-  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result);
+  if (static_cast<size_t>(moved) < asked || request->bytes() == 0) return finish(request, request->result, strike);
   if (cancelled) return finish(request, -ECANCELED);
   queue_.push_front(request);
 }
@@ -697,7 +839,6 @@ void NixlEngineOf::settle(Job& job) {
 int64_t NixlEngineOf::judge(Job& job) {
   IoRequest& request = *job.request;
   FileEntry& file = *job.file;
-  if (const fault::Strike strike = fault::ask("nixl.complete", request.name); strike.error != 0) return -strike.error;
   if (file.round != round_) {
     struct stat info;
     if (::fstat(request.fd, &info) != 0) return -errno;
@@ -719,6 +860,11 @@ int64_t NixlEngineOf::judge(Job& job) {
     moved = static_cast<size_t>(there);
   }
   if (request.kind == IoRequest::Kind::write) return static_cast<int64_t>(moved);
+  if (!replaced(job, moved)) {
+    statistics_.short_reads++;
+    problem_ = "NIXL said that " + std::to_string(job.asked) + " bytes were read at " + std::to_string(request.offset) + ", and fewer were";
+    return -EIO;
+  }
   size_t left = moved;
   bool touched = true;
   const auto copy = [&] {
@@ -762,6 +908,8 @@ void NixlEngineOf::arm_timer() {
   };
   if (current_ != nullptr) look(*current_);
   for (const auto& session : retired_) look(*session);
+  // Nothing can be written to a timer: it looks.
+  if (const int64_t soon = now_ns() + poll_most_ns; !withheld_.empty() && (earliest == 0 || soon < earliest)) earliest = soon;
   if (earliest == armed_for_ns_) return;
   armed_for_ns_ = earliest;
   itimerspec when{};
@@ -791,9 +939,17 @@ void NixlEngineOf::drop(Job* job) {
   free_jobs_.push_back(job);
 }
 
-void NixlEngineOf::finish(IoRequest* request, int64_t result) {
+void NixlEngineOf::finish(IoRequest* request, int64_t result, const fault::Strike& strike) {
   request->result = result;
-  done_.push_back(request);
+  if (!strike.hang) return done_.push_back(request);
+  let_go_withheld();
+  withheld_.push_back(request);
+  withheld_by_ = strike;
+}
+
+void NixlEngineOf::let_go_withheld() {
+  if (withheld_.empty() || !fault::released(withheld_by_)) return;
+  while (IoRequest* request = withheld_.pop_front()) done_.push_back(request);
 }
 
 void NixlEngineOf::deliver(Sink& sink) {
@@ -809,6 +965,8 @@ void NixlEngineOf::deliver(Sink& sink) {
 }
 
 }  // namespace
+
+size_t agents_kept() { return left_behind().kept_count.load(); }
 
 size_t agents_left_behind() {
   LeftBehind& all = left_behind();
@@ -826,6 +984,17 @@ std::unique_ptr<NixlEngine> try_create_nixl(const Options& options, Refusal& ref
   SessionSettings settings{api, options.plugin, options.parameters};
   // The plugin's other modes map over the memory that they are given.
   if (settings.plugin == "HF3FS") settings.parameters.try_emplace("mem_config", "dram");
+  // Linux AIO is what most builds of the POSIX plugin take where nothing is said. To be sure of it, it has to be said.
+  const bool unsaid = settings.plugin == "POSIX" && settings.parameters.count("use_aio") + settings.parameters.count("use_uring") + settings.parameters.count("use_posix_aio") == 0;
+  if (settings.plugin == "POSIX") settings.parameters.try_emplace("ios_pool_size", ios_pool_size);
+  if (unsaid) {
+    SessionSettings with_aio = settings;
+    with_aio.parameters["use_aio"] = "true";
+    contain(with_aio);
+    auto engine = std::make_unique<NixlEngineOf>(options, std::move(with_aio));
+    if (engine->open(refusal)) return engine;
+  }
+  contain(settings);
   auto engine = std::make_unique<NixlEngineOf>(options, std::move(settings));
   if (!engine->open(refusal)) return nullptr;
   return engine;

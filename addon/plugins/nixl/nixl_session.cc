@@ -1,10 +1,13 @@
 #include "plugins/nixl/nixl_session.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 namespace hicache::nixl {
@@ -79,7 +82,7 @@ bool Session::start(const SessionSettings& settings, Refusal& refusal) {
   }
   answer = api_.create_opt_args(&opt_);
   if (answer == status::success) answer = api_.opt_args_add_backend(opt_, backend_);
-  if (answer != status::success || !open_slab(small_, small_free_, small_bytes, small_count)) {
+  if (answer != status::success || !open_slab(slabs_[0])) {
     const std::string why = answer != status::success ? "create_opt_args answered " + describe_status(answer) : problem_;
     refusal = {"NIXL's plugin " + settings.plugin + " cannot be used: " + why, plugin_remedy};
     return false;
@@ -88,20 +91,48 @@ bool Session::start(const SessionSettings& settings, Refusal& refusal) {
 }
 
 Session::~Session() {
-  if (agent_ == nullptr) return;
-  for (FileEntry& entry : files_) deregister(entry);
-  for (const MemoryEntry& entry : regions_) deregister(entry);
-  for (const AlignedBuffer* slab : {&small_, &large_}) {
-    if (*slab) memory_call(false, memory::dram, {{reinterpret_cast<uintptr_t>(slab->data()), slab->size(), 0, 0, -1}});
+  if (agent_ != nullptr) {
+    for (FileEntry& entry : files_) deregister(entry);
+    for (const MemoryEntry& entry : regions_) deregister(entry);
+    for (const Slab& slab : slabs_) {
+      if (slab.memory) memory_call(false, memory::dram, {{reinterpret_cast<uintptr_t>(slab.memory.data()), slab.memory.size(), 0, 0, -1}});
+    }
   }
   if (opt_ != nullptr) api_.destroy_opt_args(opt_);
   if (backend_ != nullptr) api_.destroy_backend(backend_);
-  api_.destroy_agent(agent_);
+  if (agent_ != nullptr) api_.destroy_agent(agent_);
+}
+
+void Session::destroy_apart() {
+  const Api& api = api_;
+  Agent* const agent = std::exchange(agent_, nullptr);
+  auto ended = std::make_shared<std::atomic<bool>>(false);
+  destruction_ = ended;
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    std::thread([&api, agent, ended] {
+      api.destroy_agent(agent);
+      ended->store(true, std::memory_order_release);
+    }).detach();
+  } catch (const std::system_error&) {
+    // No thread is to be had: waiting for the kernel here is better than never.
+    api.destroy_agent(agent);
+    ended->store(true, std::memory_order_release);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Session::abandon() {
+  agent_ = nullptr;
+  abandoned_ = true;
 }
 
 bool Session::moves(int memory_type) const { return std::find(memory_types_.begin(), memory_types_.end(), memory_type) != memory_types_.end(); }
 
 int Session::memory_call(bool in, int type, const std::vector<Descriptor>& descriptors) {
+  if (agent_ == nullptr) return status::success;
   RegDlist* list = nullptr;
   int answer = api_.create_reg_dlist(type, &list);
   if (answer != status::success) return answer;
@@ -116,16 +147,16 @@ int Session::memory_call(bool in, int type, const std::vector<Descriptor>& descr
   return answer;
 }
 
-bool Session::open_slab(AlignedBuffer& slab, std::vector<uint8_t*>& free, size_t bytes, size_t count) {
-  AlignedBuffer memory(bytes * count);
-  free.reserve(count);
+bool Session::open_slab(Slab& slab) {
+  AlignedBuffer memory(slab.bytes * slab.count);
+  slab.free.reserve(slab.count);
   const int answer = memory_call(true, memory::dram, {{reinterpret_cast<uintptr_t>(memory.data()), memory.size(), 0, 0, -1}});
   if (answer != status::success) {
     problem_ = "register_mem of " + std::to_string(memory.size()) + " bytes of its own memory answered " + describe_status(answer);
     return false;
   }
-  slab = std::move(memory);
-  for (size_t i = count; i-- > 0;) free.push_back(slab.data() + i * bytes);
+  slab.memory = std::move(memory);
+  for (size_t i = slab.count; i-- > 0;) slab.free.push_back(slab.memory.data() + i * slab.bytes);
   return true;
 }
 
@@ -281,15 +312,27 @@ void Session::forget_region(uint32_t id) {
 
 bool Session::take_block(size_t bytes, Block& block, bool& broken) {
   broken = false;
-  if (bytes > small_bytes && !large_) broken = !open_slab(large_, large_free_, large_bytes, large_count);
-  std::vector<uint8_t*>& free = bytes > small_bytes ? large_free_ : small_free_;
-  if (broken || free.empty()) return false;
-  block = {free.back(), bytes > small_bytes ? large_bytes : small_bytes};
-  free.pop_back();
-  return true;
+  for (Slab& slab : slabs_) {
+    // A larger one, where none of the right size is left.
+    if (slab.bytes < bytes && &slab != &slabs_.back()) continue;
+    if (!slab.memory && !open_slab(slab)) {
+      broken = true;
+      return false;
+    }
+    if (slab.free.empty() && slab.bytes > block_bytes) continue;
+    if (slab.free.empty()) return false;
+    block = {slab.free.back(), slab.bytes};
+    slab.free.pop_back();
+    return true;
+  }
+  return false;
 }
 
-void Session::give_back(const Block& block) { (block.length == large_bytes ? large_free_ : small_free_).push_back(block.data); }
+void Session::give_back(const Block& block) {
+  for (Slab& slab : slabs_) {
+    if (slab.bytes == block.length) return slab.free.push_back(block.data);
+  }
+}
 
 // ---- requests ----
 
@@ -325,8 +368,10 @@ int Session::poll(Transfer& transfer) {
 
 void Session::release(Transfer& transfer) {
   if (transfer.request == nullptr) return;
-  api_.release_xfer_req(agent_, transfer.request);
-  api_.destroy_xfer_req(transfer.request);
+  if (agent_ != nullptr) {
+    api_.release_xfer_req(agent_, transfer.request);
+    api_.destroy_xfer_req(transfer.request);
+  }
   transfer.request = nullptr;
 }
 

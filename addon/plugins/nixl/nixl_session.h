@@ -1,9 +1,11 @@
 // One NIXL agent with one backend: what is registered with it, blocks of memory of its own, and its requests. Thrown away as a whole after a failure, because some plugins fail
-// every later transfer once one has failed. Of one thread at a time.
+// every later transfer once one has failed, and some report the failure of one request as another's. Of one thread at a time.
 #pragma once
 
 #include <sys/stat.h>
 
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -21,10 +23,23 @@ namespace hicache::nixl {
 
 struct Job;
 
+// How an agent is got rid of after an error, which says neither whose I/O it was nor that the others are idle.
+enum class Containment : uint8_t {
+  // Its other requests are asked until they end, and get time to settle: plugins whose requests have nothing to do with each other.
+  settled,
+  // Nothing is asked any more. Destroying the agent waits for the kernel, and then its memory is idle: Linux AIO.
+  destroyed,
+  // Nothing tells when the memory is idle: the agent is neither asked nor destroyed but kept for ever, with its blocks, in which all that it moves has to lie. io_uring (the kernel
+  // works on for a ring that was closed) and POSIX AIO (what is running cannot be called off, and its thread writes to memory of the agent's).
+  kept,
+};
+
 struct SessionSettings {
   const Api* api = nullptr;
   std::string plugin;
   std::map<std::string, std::string> parameters;
+  Containment containment = Containment::settled;
+  bool short_reads_fail = false;  // an error even where the file ends: POSIX AIO
 };
 
 // A file that the agent knows by its descriptor.
@@ -74,7 +89,7 @@ struct Transfer {
   uint64_t bytes = 0;
   size_t live = 0;  // jobs that somebody still waits for
   int64_t posted_ns = 0, next_poll_ns = 0, deadline_ns = 0;
-  bool failed = false;  // its end is kept back until next_poll_ns
+  bool failed = false;  // or one beside it: its end is kept back until next_poll_ns
   std::vector<Job*> jobs;
 };
 
@@ -82,7 +97,7 @@ class Session {
  public:
   // nullptr with a refusal.
   static std::unique_ptr<Session> open(const SessionSettings&, Refusal&);
-  ~Session();  // no request may be in progress
+  ~Session();  // no request may be in progress, unless destroy_apart() has come to its end
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -108,19 +123,32 @@ class Session {
   // The status. Whatever it is, a request that exists is in the transfer afterwards.
   int post(int operation, int memory_type, const std::vector<Descriptor>& descriptors, Transfer& transfer);
   int poll(Transfer& transfer);
-  // Only after it has come to its end.
+  // Only after it has come to its end. Nothing where the agent is gone: its requests would be asked once more inside of that call, and are left to the library.
   void release(Transfer& transfer);
+
+  // After an error, with requests in progress. The library is not called for the agent any more; its requests' handles, a few kilobytes, are lost.
+  void destroy_apart();  // on a thread of its own, because it waits for the kernel
+  bool destroying() const { return destruction_ != nullptr; }
+  bool destroyed() const { return destruction_ != nullptr && destruction_->load(std::memory_order_acquire); }
+  void abandon();  // never destroyed
+  bool abandoned() const { return abandoned_; }
 
   const std::string& problem() const { return problem_; }
 
   std::vector<std::unique_ptr<Transfer>> transfers;
   size_t in_flight = 0;   // descriptors
   bool broken = false;    // nothing new is given to it
+  bool failed = false;    // an error came out of it: whatever it says is not believed
   bool given_up = false;  // a transfer passed its deadline, and may never end
 
  private:
   static constexpr size_t files_max = 512, regions_max = 64;
-  static constexpr size_t small_bytes = block_bytes, small_count = 256, large_bytes = 256 << 10, large_count = 16;
+
+  struct Slab {
+    size_t bytes = 0, count = 0;
+    AlignedBuffer memory;
+    std::vector<uint8_t*> free;
+  };
 
   Session(const Api& api, std::string name) : api_(api), name_(std::move(name)) {}
   bool start(const SessionSettings&, Refusal&);
@@ -130,7 +158,7 @@ class Session {
   void make_room_for_files();
   void make_room_for(const Region& region);
   void deregister(const MemoryEntry& entry);
-  bool open_slab(AlignedBuffer& slab, std::vector<uint8_t*>& free, size_t bytes, size_t count);
+  bool open_slab(Slab& slab);
 
   const Api& api_;
   const std::string name_;
@@ -141,8 +169,10 @@ class Session {
   std::list<FileEntry> files_;  // the one used last first
   std::unordered_map<int, std::list<FileEntry>::iterator> by_fd_;
   std::list<MemoryEntry> regions_;
-  AlignedBuffer small_, large_;
-  std::vector<uint8_t*> small_free_, large_free_;
+  // The smaller first; all but the first are had when they are needed. Of the sizes of records, of small pages, and of parts of large ones.
+  std::array<Slab, 3> slabs_{Slab{block_bytes, 256, {}, {}}, Slab{64 << 10, 64, {}, {}}, Slab{256 << 10, 16, {}, {}}};
+  std::shared_ptr<std::atomic<bool>> destruction_;
+  bool abandoned_ = false;
   std::string problem_;
 };
 

@@ -3,7 +3,9 @@ import { availableParallelism, release } from 'node:os'
 import { NixlBackendConfig } from '../../config/nixl-backend-config.js'
 import { HiCacheError } from '../../error.js'
 import { defaultArenaBytes } from '../../memory/memory-limit.js'
+import { CufileProbe, inspectCufile, type CufileInspector } from '../../selection/cufile-probe.js'
 import { NixlBackendSelection, type PluginReport } from '../../selection/nixl-backend-selection.js'
+import { builtInProbes, type ProbedAddon } from '../../selection/probes.js'
 import { loadAddon } from '../../transfer/load-addon.js'
 import type { EngineName, EngineReport, NativeAddon } from '../../transfer/native-binding.js'
 import { ExitCode, type CommandContext, type OptionSpecs } from '../command.js'
@@ -12,6 +14,7 @@ import { directoryFindings, type DirectoryFindings } from '../doctor/directory-f
 import { describeDoctor } from '../doctor/describe.js'
 import { measureEngines, type EngineCost } from '../doctor/engine-costs.js'
 import type { Finding } from '../doctor/finding.js'
+import { libraryFindings, type LibraryFinding } from '../doctor/library-findings.js'
 import { objectFindings, type ObjectFindings } from '../doctor/object-findings.js'
 import { systemFindings } from '../doctor/system-findings.js'
 import { asksForObjects } from '../object-selection.js'
@@ -19,13 +22,14 @@ import { STORE_OPTIONS } from '../store-options.js'
 import { packageVersion } from '../version.js'
 
 export const name = 'doctor'
-export const summary = 'Check plugins, engines, kernel, directories and the object store; say what to do about each problem'
+export const summary = 'Check plugins, libraries, engines, kernel, directories and the object store; say what to do about each problem'
 export const usage = ''
 export const options: OptionSpecs = {
   quick: { type: 'boolean', help: 'Skip the measured comparison of the engines (under 3 s, 16 MiB in a temporary folder).' },
   ...CONFIG_OPTIONS, engine: STORE_OPTIONS.engine!,
 }
-export const details = 'Changes nothing: a storage directory that is not there is not made. Where plugin obj is asked for, or a bucket is configured, the object store is tried from its name to the delete of a ' +
+export const details = 'Changes nothing: a storage directory that is not there is not made. Libraries of 3FS, NIXL, CUDA and cuFile are loaded to see whether they are here, cuFile\'s in a process of its own; ' +
+  'where plugin.3fs.mount_point is set, a temporary file of 4 KiB is written there, and removed. Where plugin obj is asked for, or a bucket is configured, the object store is tried from its name to the delete of a ' +
   'probe object of 64 KiB, which is removed; each step has at most 5 s. Ends with 1 when no plugin, or not the one asked for, is usable, a directory is bad, or the object store that is asked for fails; ' +
   'with 2 when the configuration is wrong.'
 
@@ -46,7 +50,10 @@ export interface DoctorReport {
   readonly selected: string | null
   /** Its engine; null where it has none. */
   readonly engine: string | null
+  /** Who moves the bytes. */
   readonly agent: string
+  /** Why that agent; null where no plugin could be selected. */
+  readonly agentReason: string | null
   /** What decided on the plugin. */
   readonly selectedBy: string | null
   /** Why no plugin could be selected. */
@@ -55,6 +62,8 @@ export interface DoctorReport {
   readonly askedFor: readonly string[] | null
   readonly config: string
   readonly plugins: readonly PluginReport[]
+  /** Those that are loaded only where something asks for them; none where the native addon does not load. */
+  readonly libraries: readonly LibraryFinding[]
   readonly engines: readonly EngineFindings[]
   /** None where pages go to an object store. */
   readonly directories: readonly DirectoryFindings[]
@@ -79,28 +88,35 @@ export async function run(context: CommandContext): Promise<number> {
   // Storage directories have no part in it where nothing but an object store is asked for.
   const onlyObjects = objectsAsked && wanted!.length === 1
   const tryObjects = addon !== undefined && (objectsAsked || (config.active('obj') !== false && config.section('obj').bucket !== ''))
+  const inspect = once(inspectCufile)
   const [chosen, reports, directories, objects] = await Promise.all([
-    select(config, addon, addonFailure, asked),
+    select({ config, addon, addonFailure, asked, inspect }),
     addon === undefined ? [] : addon.probeEngines(),
     Promise.all(onlyObjects ? [] : config.storageDirs.map(async (path) => await directoryFindings(addon, path))),
     tryObjects ? objectFindings(config, addon) : null,
   ])
   const engine = chosen.selection === undefined || chosen.failure !== null ? null
-    : chosen.selection.plugin === 'posix' && asked !== undefined && asked !== 'auto' ? asked : chosen.selection.engine
+    : chosen.selection.plugin === 'posix' && chosen.selection.agent === 'embedded' && asked !== undefined && asked !== 'auto' ? asked : chosen.selection.engine
   const { costs, place, note } = onlyObjects ? { costs: [], note: 'not measured: an object store has no engine' } : await measure(context, addon, reports, directories)
 
   const { options: configured } = config
+  const agent = chosen.selection?.agent ?? (configured.agent === 'auto' ? 'embedded' : configured.agent)
+  const libraries = addon === undefined ? [] : await libraryFindings(addon, {
+    config, agent, plugins: chosen.selection !== undefined ? [chosen.selection.plugin] : wanted ?? [], inspectCufile: inspect,
+  })
   const workers = configured.workers ?? Math.min(WORKERS_DEFAULT, availableParallelism())
   const report: DoctorReport = {
     version: packageVersion(),
     selected: chosen.failure === null ? chosen.selection!.plugin : null,
     engine: engine === '' ? null : engine,
-    agent: chosen.selection?.agent ?? (configured.agent === 'auto' ? 'embedded' : configured.agent),
+    agent,
+    agentReason: chosen.selection?.agentReason ?? null,
     selectedBy: chosen.selection?.source ?? null,
     failure: chosen.failure,
     askedFor: wanted,
     config: config.source,
     plugins: chosen.plugins,
+    libraries,
     engines: reports.map((one) => ({ ...one, selected: one.name === engine, cost: costs.find((cost) => cost.engine === one.name) ?? null })),
     directories,
     objects,
@@ -137,18 +153,34 @@ function tryAddon(): { addon: NativeAddon | undefined; failure: string } {
 
 interface Chosen { readonly selection: NixlBackendSelection | undefined; readonly plugins: readonly PluginReport[]; readonly failure: string | null }
 
-async function select(config: NixlBackendConfig, addon: NativeAddon | undefined, addonFailure: string, asked: EngineName | 'auto' | undefined): Promise<Chosen> {
-  const tried = addon ?? { probeEngines: async () => await Promise.reject(new Error(addonFailure)) }
+interface Selecting {
+  readonly config: NixlBackendConfig
+  readonly addon: NativeAddon | undefined
+  readonly addonFailure: string
+  readonly asked: EngineName | 'auto' | undefined
+  readonly inspect: CufileInspector
+}
+
+async function select({ config, addon, addonFailure, asked, inspect }: Selecting): Promise<Chosen> {
+  const tried: ProbedAddon = addon ?? { probeEngines: async () => await Promise.reject(new Error(addonFailure)) }
+  // A cache tries cuFile only where it is asked for. It changes nothing about the choice that it is tried here in any case: another plugin is always preferred where nobody asks.
+  const probes = builtInProbes(tried).map((probe) => probe instanceof CufileProbe ? new CufileProbe(probe.name, tried, { inspect, always: true }) : probe)
   try {
-    const selection = await NixlBackendSelection.select(config, tried)
-    const engine = selection.plugin !== 'posix' || asked === undefined || asked === 'auto' ? undefined
+    const selection = await NixlBackendSelection.select(config, tried, probes)
+    const engine = selection.plugin !== 'posix' || selection.agent === 'nixl' || asked === undefined || asked === 'auto' ? undefined
       : (await tried.probeEngines()).find((one) => one.name === asked)
     const failure = engine === undefined || engine.usable ? null : `--engine ${engine.name} does not work here: ${engine.reason}`
     return { selection, plugins: selection.plugins, failure }
   } catch (error) {
     if (!HiCacheError.is(error)) throw error
-    return { selection: undefined, plugins: await NixlBackendSelection.report(config, tried), failure: error.message }
+    return { selection: undefined, plugins: await NixlBackendSelection.report(config, tried, probes), failure: error.message }
   }
+}
+
+/** Two plugins and a library ask the same, and each answer takes a process. */
+function once(inspect: CufileInspector): CufileInspector {
+  let answer: ReturnType<CufileInspector> | undefined
+  return async () => await (answer ??= inspect())
 }
 
 interface Measured { readonly costs: readonly EngineCost[]; readonly place?: string; readonly note: string }

@@ -3,6 +3,7 @@ import { formatBytes, formatCount } from '../format.js'
 import { table, wrap, type Style } from '../style.js'
 import type { DirectoryFindings } from './directory-findings.js'
 import type { Finding } from './finding.js'
+import type { LibraryFinding } from './library-findings.js'
 import type { ObjectFindings } from './object-findings.js'
 
 const WIDTH = 110
@@ -12,6 +13,7 @@ const RATIO_WORTH_A_WORD = 0.85
 /** The report for a person. */
 export function describeDoctor(report: DoctorReport, style: Style): string {
   const parts = [summary(report, style), plugins(report, style)]
+  if (report.libraries.length > 0) parts.push(libraries(report.libraries, style))
   // Where no directory is used, no engine is.
   if (report.directories.length > 0) parts.push(engines(report, style))
   for (const directory of report.directories) parts.push(directoryBlock(directory, style))
@@ -29,15 +31,23 @@ function remedyLine(remedy: string, style: Style, indent: string, faint = false)
   return `${indent}${style.dim('->')} ${faint ? style.dim(text) : text}\n`
 }
 
-function summary({ selected, engine, agent, selectedBy, failure, config }: DoctorReport, style: Style): string {
-  const rows = selected === null
-    ? [['plugin', `${style.red('none')}: ${wrap(shortened(failure ?? ''), WIDTH - 14, ' '.repeat(8))}`]]
-    : [['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`}, ${agent} agent ${style.dim(`(${selectedBy === null || selectedBy === 'auto' ? 'the first that is usable' : `asked for by the ${selectedBy}`})`)}`]]
-  return table([...rows, ['config', config]])
+function summary({ selected, engine, agent, agentReason, selectedBy, failure, config }: DoctorReport, style: Style): string {
+  if (selected === null) return table([['plugin', `${style.red('none')}: ${wrap(shortened(failure ?? ''), WIDTH - 14, ' '.repeat(8))}`], ['config', config]])
+  const why = selectedBy === null || selectedBy === 'auto' ? 'the first that is usable' : `asked for by the ${selectedBy}`
+  return table([
+    ['plugin', `${style.bold(selected)}${engine === null ? '' : ` on ${style.bold(engine)}`} ${style.dim(`(${why})`)}`],
+    ['agent', `${style.bold(agent)}${agentReason === null ? '' : style.dim(`: ${agentReason}`)}`],
+    ['config', config],
+  ])
 }
 
 /** The error lists every plugin's reason, as an error has to; here they stand below. */
 function shortened(failure: string): string { return failure.replace(/: (?:3fs|posix|gds_mt|gds|obj): .*$/s, '; the reasons are below') }
+
+/** The loader's words take a line for each library that it has not found, and errors end with their own name. Here a few words do; `--json` has all. */
+function brief(reason: string): string {
+  return reason.replaceAll(/(\S+): cannot open shared object file: No such file or directory/g, '$1 is not there').replace(/: (?:CUDA|CUFILE)_UNAVAILABLE$/, '')
+}
 
 function plugins(report: DoctorReport, style: Style): string {
   const width = Math.max(...report.plugins.map(({ name }) => name.length))
@@ -47,12 +57,24 @@ function plugins(report: DoctorReport, style: Style): string {
     // A plugin that nobody asked for and that is not here is no fault of this machine; posix is the one that every Linux can have.
     const wanted = report.selected === null && (report.askedFor === null ? name === 'posix' : report.askedFor.includes(name))
     const mark = usable ? style.mark('ok') : style.mark(wanted ? 'fail' : 'info')
-    const text = wrap(reason, WIDTH - indent.length, indent)
+    const text = wrap(brief(reason), WIDTH - indent.length, indent)
     const label = name.padEnd(width)
     return `  ${mark}  ${chosen ? style.bold(label) : label}  ${usable ? text : style.dim(text)}\n` +
       (usable ? '' : remedyLine(remedy, style, indent, !wanted))
   })
   return `${style.bold('Plugins')}\n${lines.join('')}`
+}
+
+function libraries(all: readonly LibraryFinding[], style: Style): string {
+  const width = Math.max(...all.map(({ name }) => name.length))
+  const indent = ' '.repeat(10 + width)
+  const lines = all.map(({ name, usable, library, version, reason, remedy, neededFor, wanted }) => {
+    const mark = usable ? style.mark('ok') : style.mark(wanted ? 'fail' : 'info')
+    const found = library === '' ? 'not found' : `${version === '' ? '' : `${version}, `}${library}`
+    const text = `  ${mark}  ${name.padEnd(width)}  ${usable ? found : style.dim(found)} ${style.dim(`(for ${neededFor})`)}\n`
+    return text + (reason === '' ? '' : `${indent}${style.dim(wrap(brief(reason), WIDTH - indent.length, indent))}\n`) + (usable ? '' : remedyLine(remedy, style, indent, !wanted))
+  })
+  return `${style.bold('Libraries')}${style.dim(', each loaded only where it is needed')}\n${lines.join('')}`
 }
 
 function engines({ engines: all, measured, measureNote }: DoctorReport, style: Style): string {

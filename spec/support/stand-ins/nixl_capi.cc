@@ -11,6 +11,13 @@
 //   fault.io_error       a descriptor fails with EIO                        fault.short_io       a descriptor moves half of what it should
 //   fault.no_space       a write moves half and meets a full disk           fault.hang           a transfer never ends, until param.release is set
 //   fault.create_agent, create_backend, plugin_params, register_file, register_memory, create_request, post     the call fails
+//   fault.submit         Linux AIO: io_submit fails, and what was queued, other requests' too, is dropped and never ends
+//   fault.partial_space  a write meets the limit after its half, without an error
+//   fault.destroy_hangs  destroying an agent waits for param.release
+//   param.shared         1: io_uring has one queue for all requests: an error goes to whoever asks, and the request that failed says success
+//   param.late_end       1: the call that collects a request's last completion says that it is in progress; the next one says success
+//   param.late_io        1: what an agent of io_uring or POSIX AIO has in flight when a request fails goes on, whatever becomes of the agent, once param.late_go is set;
+//                        count.late_planned and count.late_done tell of its descriptors
 //   param.polls          a transfer takes so many calls more                param.post_completes 1: small transfers are through when post returns
 //   param.late_us        a failed request has others under way for so long: releasing it earlier ends the process
 //   param.memcpy         1: no file is touched                              param.stub           1: says that it is a stub
@@ -32,6 +39,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -42,7 +50,7 @@
 
 namespace {
 
-constexpr int success = 0, in_progress = 1, invalid_param = -1, backend_error = -2, no_telemetry = -5, not_found = -6;
+constexpr int success = 0, in_progress = 1, invalid_param = -1, backend_error = -2, invalid_state = -3, no_telemetry = -5;
 constexpr int dram = 0, vram = 1, block_memory = 2, object = 3, file = 4;
 constexpr size_t requests_a_call = 64, unreaped_max = 512;
 
@@ -54,7 +62,8 @@ constexpr size_t requests_a_call = 64, unreaped_max = 512;
 stand_in::Control& control() {
   static auto* const the_control = new stand_in::Control(
       "nixl.", {"fault.io_error", "fault.short_io", "fault.no_space", "fault.hang", "fault.create_agent", "fault.create_backend", "fault.plugin_params", "fault.register_file",
-                "fault.register_memory", "fault.create_request", "fault.post", "param.polls", "param.post_completes", "param.late_us", "param.memcpy", "param.stub",
+                "fault.register_memory", "fault.create_request", "fault.post", "fault.submit", "fault.partial_space", "fault.destroy_hangs", "param.shared", "param.late_end",
+                "param.late_io", "param.late_go", "count.late_planned", "count.late_done", "param.polls", "param.post_completes", "param.late_us", "param.memcpy", "param.stub",
                 "param.plain_file", "param.hide_posix", "param.release", "count.agents", "count.agents_made", "count.backends", "count.requests", "count.requests_leaked",
                 "count.in_flight", "count.in_flight_max", "count.polls", "count.posts", "count.descriptors", "count.registrations", "count.file_registrations",
                 "count.mapped_over"});
@@ -205,6 +214,7 @@ struct Agent {
   std::vector<Registration*> memories;
   std::unordered_multimap<uint64_t, Registration*> by_device;  // files and objects
   std::set<Request*> requests;
+  std::vector<Request*> posted;  // in this order
 };
 
 enum class State : int { idle, posted, done, failed };
@@ -220,7 +230,7 @@ struct Request {
   State state = State::idle;
   size_t submitted = 0, completed = 0;
   int64_t polls_left = 0, failed_ns = 0;
-  bool hangs = false, released = false;
+  bool hangs = false, dropped = false, released = false, collected = false;
 };
 
 struct Config {
@@ -357,16 +367,17 @@ Moved move_object(const Request& request, const Desc& local, const Desc& remote,
 }
 
 // What the plugin makes of it. False: it reports an error.
-bool judged(Engine& engine, bool writing, const Moved& moved, size_t asked) {
+bool judged(Engine& engine, [[maybe_unused]] bool writing, const Moved& moved, size_t asked) {
   const bool is_short = moved.error == 0 && moved.bytes < asked;
   if (moved.error == 0 && !is_short) return true;
   bool good = false, poisons = false;
   switch (engine.way) {
     case Way::uring:
-      good = is_short && !writing;
+      good = is_short;
       poisons = !good;
       break;
-    case Way::linux_aio: good = is_short || moved.error == ENOSPC || moved.error == EINVAL; break;
+    // What fails after io_submit() has taken it is a success.
+    case Way::linux_aio: good = moved.error != EBADF; break;
     case Way::posix_aio: poisons = true; break;
     case Way::gds: good = true; break;
     case Way::hf3fs:
@@ -386,8 +397,10 @@ bool move(Request& request, size_t i) {
   if (request.remote_type == object) return judged(engine, request.writing, move_object(request, local, remote, registered.desc.meta), local.length);
   const int fd = registered.opened >= 0 ? registered.opened : static_cast<int>(remote.device);
   if (request.writing && control().strikes("fault.no_space")) {
-    move_file(request, local, remote, fd, local.length / 2 / 4096 * 4096);
     return judged(engine, true, {0, ENOSPC}, local.length);
+  }
+  if (request.writing && control().strikes("fault.partial_space")) {
+    return judged(engine, true, move_file(request, local, remote, fd, local.length / 2 / 4096 * 4096), local.length);
   }
   if (control().strikes("fault.short_io")) {
     const Moved half = move_file(request, local, remote, fd, local.length / 2 / 4096 * 4096);
@@ -401,12 +414,45 @@ void let_go(Request& request) {
   request.engine->unreaped -= request.submitted - request.completed;
   for (Registration* one : request.used) one->users--;
   request.used.clear();
+  std::erase(request.agent->posted, &request);
+}
+
+int descriptor_of(const Request& request, size_t i) {
+  const Registration& registered = *request.used[2 * i + 1];
+  return registered.opened >= 0 ? registered.opened : static_cast<int>(request.remote[i].device);
+}
+
+// What is in flight goes on in the kernel, or in threads of libc, into memory that may belong to somebody else by then.
+void goes_on(Agent& agent) {
+  if (control().param("param.late_io") == 0) return;
+  struct Late {
+    bool writing;
+    Desc local, remote;
+    int fd;
+  };
+  std::vector<Late> all;
+  for (const Request* request : agent.posted) {
+    for (size_t i = request->completed; i < request->submitted; i++) all.push_back({request->writing, request->local[i], request->remote[i], ::dup(descriptor_of(*request, i))});
+  }
+  control().count("count.late_planned", static_cast<int64_t>(all.size()));
+  std::thread([all] {
+    while (control().param("param.late_go") == 0) ::usleep(1000);
+    for (const Late& one : all) {
+      auto* const bytes = reinterpret_cast<char*>(one.local.address);
+      // Of what is read it is only of interest where it goes.
+      if (one.writing) (void)!::pwrite(one.fd, bytes, one.local.length, static_cast<off_t>(one.remote.address));
+      else std::memset(bytes, 0xdb, one.local.length);
+      ::close(one.fd);
+      control().count("count.late_done");
+    }
+  }).detach();
 }
 
 int end(Request& request, bool good) {
   if (request.state != State::posted) return good ? success : backend_error;
   request.state = good ? State::done : State::failed;
   request.failed_ns = request.completed < request.local.size() ? now_ns() : 0;
+  if (!good && (request.engine->way == Way::uring || request.engine->way == Way::posix_aio)) goes_on(*request.agent);
   let_go(request);
   return good ? success : backend_error;
 }
@@ -414,7 +460,11 @@ int end(Request& request, bool good) {
 // Work goes on only inside of post and get_xfer_status.
 int work(Request& request, bool posting) {
   Engine& engine = *request.engine;
-  if (request.hangs && control().param("param.release") == 0) return in_progress;
+  if (request.dropped || (request.hangs && control().param("param.release") == 0)) return in_progress;
+  if (engine.way == Way::linux_aio && request.submitted < request.local.size() && control().strikes("fault.submit")) {
+    for (Request* one : request.agent->posted) one->dropped |= one->completed < one->local.size();
+    return end(request, false);
+  }
   const bool all_at_once = posting && control().param("param.post_completes") != 0;
   for (bool again = true; again;) {
     const size_t fresh = std::min(requests_a_call, request.local.size() - request.submitted);
@@ -424,12 +474,27 @@ int work(Request& request, bool posting) {
     if (engine.way == Way::uring && engine.unreaped > unreaped_max) engine.stuck = true;
     if (engine.stuck) return in_progress;
     if (!all_at_once && (posting || request.polls_left-- > 0)) return in_progress;
+    if (engine.way == Way::uring && control().param("param.shared") != 0) {
+      const std::vector<Request*> posted = request.agent->posted;
+      for (Request* one : posted) {
+        while (one->completed < one->submitted) {
+          const bool good = move(*one, one->completed);
+          one->completed++;
+          engine.unreaped--;
+          if (!good) return end(request, false);
+        }
+      }
+    }
     const size_t until = std::min(all_at_once ? request.submitted : complete_to, request.completed + requests_a_call);
     while (request.completed < until) {
       const bool good = move(request, request.completed);
       request.completed++;
       engine.unreaped--;
       if (!good) return end(request, false);
+    }
+    if (request.completed == request.local.size() && !posting && !request.collected && control().param("param.late_end") != 0) {
+      request.collected = true;
+      return in_progress;
     }
     if (request.completed == request.local.size()) return end(request, true);
     again = all_at_once;
@@ -467,7 +532,7 @@ const std::vector<Plugin>& plugins() {
       {"GDS_MT", {dram, vram, file}, {{"thread_count", "8"}}, {}, {"thread_count"}},
       {"HF3FS", {dram, file}, {{"mem_config", "auto"}, {"iopool_size", "64"}}, {}, {"iopool_size"}},
       {"OBJ", {dram, object}, {}, {"use_virtual_addressing"}, {"crtMinLimit"}},
-      {"FANCY", {dram, file}, {{"colour", "blue"}}, {}, {}}};
+      {"FANCY", {dram, file}, {{"colour", "blue"}, {"depth", "4"}}, {}, {"depth"}}};
   return *all;
 }
 
@@ -488,7 +553,7 @@ bool fits(const Plugin& plugin, const std::map<std::string, std::string>& values
     if (key == "mem_config" && std::string(plugin.name) == "HF3FS" && value != "dram" && value != "dram_zc" && value != "auto") return false;
   }
   engine.plugin = plugin.name;
-  if (engine.plugin == "POSIX") engine.way = flags["use_uring"] ? Way::uring : flags["use_posix_aio"] ? Way::posix_aio : Way::linux_aio;
+  if (engine.plugin == "POSIX") engine.way = flags["use_aio"] ? Way::linux_aio : flags["use_uring"] ? Way::uring : flags["use_posix_aio"] ? Way::posix_aio : Way::linux_aio;
   else if (engine.plugin == "GDS" || engine.plugin == "GDS_MT") engine.way = Way::gds;
   else if (engine.plugin == "HF3FS") engine.way = Way::hf3fs;
   else engine.way = engine.plugin == "OBJ" ? Way::obj : Way::fancy;
@@ -504,10 +569,10 @@ bool supports(const Engine& engine, int type) {
   return false;
 }
 
-// "ro|rw[,direct][,sync][,noatime][,create]:<path>". -1: it cannot be had.
+// "ro|rw[,direct][,sync][,noatime][,create]:<path>". -1: it cannot be had; -2: it is not understood, and so not taken for a path.
 int open_by_meta(const std::string& meta) {
   const size_t colon = meta.find(':');
-  if (colon == std::string::npos) return -1;
+  if (colon == std::string::npos) return -2;
   int flags = O_CLOEXEC;
   std::string words = meta.substr(0, colon) + ",";
   bool mode = false;
@@ -518,9 +583,9 @@ int open_by_meta(const std::string& meta) {
     else if (word == "sync") flags |= O_SYNC;
     else if (word == "noatime") flags |= O_NOATIME;
     else if (word == "create") flags |= O_CREAT;
-    else return -1;
+    else return -2;
   }
-  return mode ? ::open(meta.c_str() + colon + 1, flags, 0600) : -1;
+  return mode ? ::open(meta.c_str() + colon + 1, flags, 0600) : -2;
 }
 
 Registration* find_registration(Agent& agent, const Engine& engine, int type, const Desc& desc) {
@@ -580,7 +645,8 @@ API int nixl_capi_create_configured_agent(const char* name, const Config* config
 #ifdef STUB
   return backend_error;
 #endif
-  if (name == nullptr || *name == '\0' || config == nullptr || out == nullptr || config->thread_sync < 0 || config->thread_sync > 2) return invalid_param;
+  if (name != nullptr && *name == '\0') return backend_error;
+  if (name == nullptr || config == nullptr || out == nullptr || config->thread_sync < 0 || config->thread_sync > 2) return invalid_param;
   if (control().strikes("fault.create_agent")) return backend_error;
   auto* const agent = new Agent;
   agent->name = name;
@@ -596,9 +662,22 @@ API int nixl_capi_destroy_agent(Agent* agent) {
   if (!valid(agent)) return invalid_param;
   {
     const Enter enter(agent);
+    if (control().strikes("fault.destroy_hangs")) {
+      while (control().param("param.release") == 0) ::usleep(1000);
+    }
     for (Request* request : agent->requests) {
-      if (request->state == State::posted) fatal("agent " + agent->name + " is destroyed with a request in progress");
+      if (request->state == State::posted && request->engine->way != Way::linux_aio) {
+        fatal("agent " + agent->name + " is destroyed with a request in progress, whose bytes the kernel still moves");
+      }
+      // The kernel ends what was submitted, and only then this call returns.
+      if (request->state == State::posted) {
+        for (; !request->dropped && request->completed < request->submitted; request->completed++, request->engine->unreaped--) move(*request, request->completed);
+        let_go(*request);
+      }
+      // In the real one the handles are lost.
       control().count("count.requests_leaked");
+      control().count("count.requests", -1);
+      destroy(request);
     }
     while (!agent->memories.empty()) unregister(*agent, agent->memories.back());
     while (!agent->by_device.empty()) unregister(*agent, agent->by_device.begin()->second);
@@ -769,7 +848,7 @@ API int nixl_capi_register_mem(Agent* agent, RegList* list, OptArgs* opt) {
       bool good = supports(*engine, list->type);
       auto* const one = new Registration{engine, list->type, desc, -1, 0};
       if (good && list->type == file && desc.meta.empty()) good = ::fcntl(static_cast<int>(desc.device), F_GETFL) >= 0;
-      else if (good && list->type == file) good = (one->opened = open_by_meta(desc.meta)) >= 0;
+      else if (good && list->type == file) good = (one->opened = open_by_meta(desc.meta)) != -1;
       else if (good && list->type == object) good = !desc.meta.empty() && agent->by_device.count(desc.device) == 0;
       else if (good) good = desc.address != 0 && desc.length != 0;
       if (!good) {
@@ -800,7 +879,7 @@ API int nixl_capi_deregister_mem(Agent* agent, RegList* list, OptArgs* opt) {
       else unregister(*agent, one);
     }
   }
-  return all ? success : not_found;
+  return all ? success : backend_error;
 }
 
 API int nixl_capi_create_xfer_dlist(int type, XferList** out) {
@@ -867,6 +946,7 @@ API int nixl_capi_post_xfer_req(Agent* agent, Request* request, OptArgs* opt) {
   request->polls_left = control().param("param.polls");
   request->hangs = control().strikes("fault.hang");
   for (Registration* one : request->used) one->users++;
+  agent->posted.push_back(request);
   control().count("count.posts");
   control().count("count.descriptors", static_cast<int64_t>(request->local.size()));
   control().count("count.in_flight", static_cast<int64_t>(request->local.size()));
@@ -892,7 +972,8 @@ API int nixl_capi_release_xfer_req(Agent* agent, Request* request) {
   const Timed timed;
   if (!valid(agent) || !valid(request)) return invalid_param;
   const Enter enter(agent);
-  if (request->agent != agent || request->released) fatal("a request is released a second time, or by another agent than its own");
+  if (request->released) return invalid_param;
+  if (request->agent != agent) fatal("a request is released by another agent than its own");
   if (request->state == State::posted) fatal("a request is released while it is in progress: the kernel still moves its bytes");
   if (request->state == State::failed && request->failed_ns != 0 && now_ns() - request->failed_ns < control().param("param.late_us") * 1000) {
     fatal("a failed request is released while some of its descriptors are still under way");
@@ -905,7 +986,7 @@ API int nixl_capi_release_xfer_req(Agent* agent, Request* request) {
 API int nixl_capi_destroy_xfer_req(Request* request) {
   const Timed timed;
   if (!valid(request)) return invalid_param;
-  if (!request->released) fatal("a request is destroyed that was not released");
+  if (!request->released) return invalid_state;
   control().count("count.requests", -1);
   return destroy(request);
 }
@@ -953,7 +1034,7 @@ API int nixl_capi_query_resp_list_has_value(Responses* list, size_t at, bool* ou
 
 API int nixl_capi_query_resp_list_get_params(Responses* list, size_t at, Params** out) {
   if (!valid(list) || out == nullptr || at >= list->all.size()) return invalid_param;
-  if (!list->all[at].has_value) return not_found;
+  if (!list->all[at].has_value) return backend_error;
   *out = enlist(new Params{list->all[at].values});
   return success;
 }
