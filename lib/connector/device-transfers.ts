@@ -27,7 +27,7 @@ export interface DeviceTransferParts {
 }
 
 type Settle<Outcome> = (index: number, outcome: Outcome, length: number) => void
-interface Step<Page> { readonly indices: number[]; readonly pages: Page[]; readonly places: DevicePlace[]; bytes: number }
+interface Step<Page> { readonly indices: number[]; readonly pages: Page[]; readonly places: DevicePlace[]; bytes: number; /** What was asked for before it, of its pages. */ before: Promise<unknown> | null }
 
 /**
  * Pages of a GPU's memory by way of this host's: copied into pinned slots of the arena and stored from there, or read into slots, checked, and copied out. So they have checksums like all
@@ -38,48 +38,92 @@ export class DeviceTransfers {
   readonly #stopped = new AbortController()
   /** Calls under way. */
   readonly #calls = new Set<Promise<void>>()
+  /** Writes that storage has not heard of yet, by page: the last one of each. */
+  readonly #coming = new Map<string, Promise<void>>()
   #pinned: Promise<boolean> | null = null
 
   constructor(parts: DeviceTransferParts) { this.#o = parts }
 
   /** `indices`: what each page is called in `settle`. */
   write(scope: CallScope, pages: readonly PageToWrite[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<WriteOutcome>): void {
-    this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ length }) => length), async step => {
-      const { slots, failure } = await this.#slots(scope, step.pages.map(({ length }) => length))
-      if (!slots) {
-        step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
-        return
-      }
+    const handedOver = new Map<Step<PageToWrite>, () => void>()
+    const all = steps(pages, places, indices, this.#stepBytes, ({ length }) => length)
+    for (const step of all) {
+      step.before = this.before(step.pages)
+      const coming = new Promise<void>(resolve => { handedOver.set(step, resolve) }).then(() => {
+        for (const { storedKey } of step.pages) if (this.#coming.get(storedKey) === coming) this.#coming.delete(storedKey)
+      })
+      for (const { storedKey } of step.pages) this.#coming.set(storedKey, coming)
+    }
+    this.#inSteps(all, async step => {
+      let stored: Promise<void> | undefined
       try {
-        await this.#copy(step.places, slots, true)
-      } catch (cause) {
-        for (const slot of slots) slot.unpin()
-        step.pages.forEach(({ key }, i) => {
-          settle(step.indices[i]!, { ok: false, status: 'failed', key, error: deviceError(cause, `Copying ${JSON.stringify(key)} from the GPU failed`, key) }, 0)
-        })
-        return
+        const store = await this.#stage(scope, step, settle)
+        stored = store?.()
+      } finally {
+        handedOver.get(step)!()
       }
-      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
-      const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
-      await new Promise<void>(resolve => {
-        let left = staged.length
-        this.#o.write(scope, staged, (i, outcome) => {
-          slots[i]!.unpin()
-          settle(step.indices[i]!, outcome, step.pages[i]!.length)
-          if (--left === 0) resolve()
-        })
+      await stored
+    })
+  }
+
+  /**
+   * Resolves when storage knows of the writes of these pages that were asked for so far, null when it does. From there on it keeps the order of what is asked for; whatever comes after such a
+   * write waits for this, so that it is not overtaken.
+   */
+  before(pages: Iterable<{ readonly storedKey: string }>): Promise<unknown> | null {
+    if (this.#coming.size === 0) return null
+    const coming = new Set<Promise<void>>()
+    for (const { storedKey } of pages) {
+      const one = this.#coming.get(storedKey)
+      if (one) coming.add(one)
+    }
+    return coming.size === 0 ? null : Promise.all(coming)
+  }
+
+  /** Copies a step's pages into slots; answers what stores them. Null: they have ended. */
+  async #stage(scope: CallScope, step: Step<PageToWrite>, settle: Settle<WriteOutcome>): Promise<(() => Promise<void>) | null> {
+    if (step.before) await step.before
+    const { slots, failure } = await this.#slots(scope, step.pages.map(({ length }) => length))
+    if (!slots) {
+      step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
+      return null
+    }
+    try {
+      await this.#copy(step.places, slots, true)
+    } catch (cause) {
+      for (const slot of slots) slot.unpin()
+      step.pages.forEach(({ key }, i) => {
+        settle(step.indices[i]!, { ok: false, status: 'failed', key, error: deviceError(cause, `Copying ${JSON.stringify(key)} from the GPU failed`, key) }, 0)
+      })
+      return null
+    }
+    if (this.stopped) {
+      this.#refuse(step, slots, settle)
+      return null
+    }
+    const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
+    return () => new Promise<void>(resolve => {
+      let left = staged.length
+      this.#o.write(scope, staged, (i, outcome) => {
+        slots[i]!.unpin()
+        settle(step.indices[i]!, outcome, step.pages[i]!.length)
+        if (--left === 0) resolve()
       })
     })
   }
 
   read(scope: CallScope, pages: readonly PageToRead[], places: readonly DevicePlace[], indices: readonly number[], settle: Settle<ReadOutcome<Target>>): void {
-    this.#inSteps(steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!), async step => {
+    const all = steps(pages, places, indices, this.#stepBytes, ({ exactLength }) => exactLength!)
+    for (const step of all) step.before = this.before(step.pages)
+    this.#inSteps(all, async step => {
+      if (step.before) await step.before
       const { slots, failure } = await this.#slots(scope, step.pages.map(({ exactLength }) => exactLength!))
       if (!slots) {
         step.pages.forEach(({ key }, i) => { settle(step.indices[i]!, { ok: false, ...failure(key) }, 0) })
         return
       }
-      if (this.#stopped.signal.aborted) { this.#refuse(step, slots, settle); return }
+      if (this.stopped) { this.#refuse(step, slots, settle); return }
       const staged = step.pages.map((page, i) => ({ ...page, memory: this.#memory(slots[i]!) }))
       const outcomes = await new Promise<ReadOutcome<Target>[]>(resolve => {
         const all = new Array<ReadOutcome<Target>>(staged.length)
@@ -113,6 +157,7 @@ export class DeviceTransfers {
 
   /** No step begins any more, nor goes to storage: their pages end as cancelled. */
   stop(): void { this.#stopped.abort() }
+  get stopped(): boolean { return this.#stopped.signal.aborted }
 
   /** The driver lets go of the arena. Before that ends. After stop(). */
   async close(): Promise<void> {
@@ -151,7 +196,7 @@ export class DeviceTransfers {
     }
     for (const until = performance.now() + scope.msLeft; ;) {
       if (scope.aborted) return refuse('cancelled', () => scope.abortError())
-      if (this.#stopped.signal.aborted) return refuse('cancelled', closed)
+      if (this.stopped) return refuse('cancelled', closed)
       const slots = arena.allocateAll(lengths)
       if (slots) return { slots, failure: key => { throw new Error(key) } }
       const left = until - performance.now()
@@ -169,7 +214,8 @@ export class DeviceTransfers {
   }
 }
 
-function closed(key: string): HiCacheError { return new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }) }
+/** Of what was under way, or came, when the cache was closed. */
+export function closed(key: string): HiCacheError { return new HiCacheError('ERR_CLOSED', 'The cache was closed before the request ended.', { key }) }
 
 interface FailureKind { readonly status: 'timeout' | 'cancelled' | 'rejected' | 'failed'; readonly error: HiCacheError }
 
@@ -179,7 +225,7 @@ function steps<Page>(pages: readonly Page[], places: readonly DevicePlace[], ind
     // As the arena counts: a slot is whole blocks.
     const length = roundUp(lengthOf(page))
     let step = all.at(-1)
-    if (step === undefined || step.bytes + length > bytesMax) all.push(step = { indices: [], pages: [], places: [], bytes: 0 })
+    if (step === undefined || step.bytes + length > bytesMax) all.push(step = { indices: [], pages: [], places: [], bytes: 0, before: null })
     step.indices.push(indices[i]!)
     step.pages.push(page)
     step.places.push(places[i]!)

@@ -39,7 +39,7 @@ import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
 import { checkBytes, checkCallOptions, checkKeys, checkObject, checkPage, checkPages, checkPairs, checkSignal, isTarget } from './arguments.js'
-import { DeviceTransfers, type DevicePlace } from './device-transfers.js'
+import { DeviceTransfers, closed, type DevicePlace } from './device-transfers.js'
 import { DirectoryWatch } from './directory-watch.js'
 import { checkOpenOptions, type OpenOptions } from './open-options.js'
 import { openStorageDirectory } from './storage-directory.js'
@@ -335,7 +335,14 @@ export class HiCacheNixl implements AsyncDisposable {
   /** Removes a page. False: it was not there, or is not this cache's. */
   async delete(key: string, options?: CallOptions): Promise<boolean> {
     this.#checkOpen()
-    return await this.#store.remove(this.#pageNames(key), this.#scope(options))
+    const storedKeys = this.#pageNames(key)
+    const scope = this.#scope(options)
+    const before = this.#devices.before(storedKeys.map(storedKey => ({ storedKey })))
+    if (before) {
+      await before
+      if (this.#devices.stopped) throw closed(key)
+    }
+    return await this.#store.remove(storedKeys, scope)
   }
 
   /** Removes the pages of this cache's own namespace, told by the identity in their records: never another model's, never a file without a record. */
@@ -585,8 +592,10 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
     const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
-    this.#store.write(scope, plain ? plain.map(i => taken[i]!) : taken, stride, plain ? (i, outcome) => { end(plain[i]!, outcome) } : end)
-    this.#watchScope(scope)
+    this.#inOrder(plain ? plain.map(i => taken[i]!) : taken, pages => {
+      this.#store.write(scope, pages, stride, plain ? (i, outcome) => { end(plain[i]!, outcome) } : end)
+      this.#watchScope(scope)
+    }, (i, failure) => { end(plain ? plain[i]! : i, failure) })
     if (staged.length > 0) this.#devices.write(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
   }
 
@@ -628,8 +637,10 @@ export class HiCacheNixl implements AsyncDisposable {
     }
     const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
     const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
-    this.#store.read(scope, plain ? plain.map(i => taken[i]!) : taken, stride, plain ? (i, outcome, length) => { end(plain[i]!, outcome, length) } : end)
-    this.#watchScope(scope)
+    this.#inOrder(plain ? plain.map(i => taken[i]!) : taken, pages => {
+      this.#store.read(scope, pages, stride, plain ? (i, outcome, length) => { end(plain[i]!, outcome, length) } : end)
+      this.#watchScope(scope)
+    }, (i, failure) => { end(plain ? plain[i]! : i, failure, 0) })
     if (staged.length > 0) this.#devices.read(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
   }
 
@@ -639,6 +650,16 @@ export class HiCacheNixl implements AsyncDisposable {
     if (said === '') return outcome
     const { message, errno, cause } = outcome.error
     return { ...outcome, error: new HiCacheError('ERR_IO', `${message} What cuFile said last: ${said}.`, { key: outcome.key, ...errno === undefined ? {} : { errno }, ...cause === undefined ? {} : { cause } }) }
+  }
+
+  /** Starts at once, or when storage knows of the writes from GPUs that were asked for before for one of these pages. */
+  #inOrder<Page extends { readonly key: string; readonly storedKey: string }>(pages: readonly Page[], start: (pages: readonly Page[]) => void, end: (index: number, failure: { ok: false; status: 'cancelled'; key: string; error: HiCacheError }) => void): void {
+    const before = this.#devices.before(pages)
+    if (!before) return start(pages)
+    void before.then(() => {
+      if (!this.#devices.stopped) return start(pages)
+      pages.forEach(({ key }, i) => { end(i, { ok: false, status: 'cancelled', key, error: closed(key) }) })
+    })
   }
 
   #takeWrite(page: readonly [string, Source], named: boolean): Pinned<PageToWrite> {

@@ -22,6 +22,28 @@ async function refusedSource(storageDir: string): Promise<unknown> {
   return control.get('cuda.count.allocations')
 }
 
+/** Calls that are not waited for: the last write wins, and a read brings what was asked for before it. */
+async function order(storageDir: string): Promise<unknown> {
+  const cache = await open(storageDir)
+  const memory = await cache.allocDeviceBuffer({ length: 64 * KIB })
+  const page = (fill: number): Uint8Array => new Uint8Array(64 * KIB).fill(fill)
+  await cache.set('seven', page(7))
+  await cache.get('seven', memory)
+  const first = cache.set('page', memory)
+  const read = cache.get('page')
+  const second = cache.set('page', page(1))
+  const third = cache.set('other', page(2))
+  const fourth = cache.set('other', memory)
+  const fifth = cache.set('gone', memory)
+  const gone = cache.delete('gone')
+  await Promise.all([first, second, third, fourth, fifth])
+  const bytes = [await read, await cache.get('page'), await cache.get('other')].map(tensor => (tensor?.data as Uint8Array | undefined)?.[0] ?? null)
+  const deleted = [await gone, await cache.exists('gone')]
+  memory.release()
+  await cache.close()
+  return [bytes, deleted]
+}
+
 /** A worker that ends without closing its cache. */
 async function endedWorker(storageDir: string): Promise<unknown> {
   const worker = new Worker(new URL(import.meta.url), { workerData: storageDir })
@@ -34,7 +56,7 @@ async function endedWorker(storageDir: string): Promise<unknown> {
 const folder = isMainThread ? mkdtempSync(join(tmpdir(), 'hicache-device-')) : workerData as string
 if (isMainThread) {
   try {
-    process.stdout.write(JSON.stringify(await ({ refusedSource, endedWorker })[process.argv[2] as 'refusedSource' | 'endedWorker'](folder)))
+    process.stdout.write(JSON.stringify(await ({ refusedSource, order, endedWorker })[process.argv[2] as 'refusedSource' | 'order' | 'endedWorker'](folder)))
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

@@ -27,5 +27,6 @@ describe('device memory of a cache (stand-in)', () => {
   }
 
   it('a source that is refused for its shape is not held for ever', async () => { expect(await run('refusedSource')).to.equal(0) })
+  it('of calls that are not waited for, those of device memory keep their place', async () => { expect(await run('order')).to.deep.equal([[7, 1, 7], [true, false]]) })
   it('the driver lets go of the arena of a worker that ends without closing its cache', async () => { expect(await run('endedWorker')).to.deep.equal([1, 0]) })
 })

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { OpenOptions } from '../../lib/index.js'
@@ -15,6 +15,8 @@ export interface StorageSystem {
   config(root: string): Record<string, unknown>
   /** What must be below `root`. */
   prepare?(root: string): void
+  /** Further variables of the environment. */
+  variables?(root: string): Record<string, string>
   /** What allocate() lies in. */
   readonly arenaBuffer: typeof ArrayBuffer | typeof SharedArrayBuffer
   /** The suites of describeLayouts() that run on it, by title: all of them, or those in which it is another way than a system that runs them all. */
@@ -25,6 +27,13 @@ export interface StorageSystem {
 export const MOVING_SUITES: readonly string[] = ['set and get', 'calls that are not waited for', 'exists', 'reopening', 'the page API', 'registrations']
 
 const usrbio = [{ variable: 'HICACHE_NIXL_HF3FS_PATH', library: 'usrbio' }] as const
+const cufile = [{ variable: 'HICACHE_NIXL_CUDA_PATH', library: 'cuda' }, { variable: 'HICACHE_NIXL_CUFILE_PATH', library: 'cufile' }] as const
+// The kernel's list of modules as the probe wants it, which a container may hide.
+const modules = (root: string): string => join(root, 'modules')
+const withModules = {
+  prepare: (root: string): void => { writeFileSync(modules(root), 'nvidia_fs 1 0 - Live 0x0\n') },
+  variables: (root: string): Record<string, string> => ({ HICACHE_NIXL_PROC_MODULES: modules(root) })
+}
 const mounted = (root: string): void => { mkdirSync(join(root, '3fs-virt', 'iovs'), { recursive: true }) }
 
 export const SYSTEMS: readonly StorageSystem[] = [
@@ -43,6 +52,17 @@ export const SYSTEMS: readonly StorageSystem[] = [
     title: 'an agent of NIXL', plugin: 'posix', agent: 'nixl', engine: 'nixl', libraries: [{ variable: 'HICACHE_NIXL_LIBNIXL_PATH', library: 'nixl_capi' }],
     config: () => ({ agent: 'nixl', plugin: { posix: { active: true } } }),
     arenaBuffer: SharedArrayBuffer, suites: 'all'
+  },
+  // Host memory goes by the POSIX engine there; what goes to a GPU has specs of its own (spec/systems).
+  {
+    title: 'GDS_MT', plugin: 'gds_mt', agent: 'embedded', engine: null, libraries: cufile, ...withModules,
+    config: () => ({ plugin: { gds_mt: { active: true } } }),
+    arenaBuffer: SharedArrayBuffer, suites: MOVING_SUITES
+  },
+  {
+    title: 'GDS', plugin: 'gds', agent: 'embedded', engine: null, libraries: cufile, ...withModules,
+    config: () => ({ plugin: { gds: { active: true } } }),
+    arenaBuffer: SharedArrayBuffer, suites: MOVING_SUITES
   }
 ]
 
@@ -66,11 +86,13 @@ export function describeOn(title: string, system: StorageSystem, suite: () => vo
     before(async function () {
       // The stand-in is compiled.
       this.timeout(120_000)
-      for (const { variable, library } of system.libraries) {
-        before_[variable] = process.env[variable]
-        process.env[variable] = await standInLibrary(library)
-      }
       const root = mkdtempSync(join(tmpdir(), 'hicache-system-'))
+      const variables: Record<string, string> = { ...system.variables?.(root) }
+      for (const { variable, library } of system.libraries) variables[variable] = await standInLibrary(library)
+      for (const [variable, value] of Object.entries(variables)) {
+        before_[variable] = process.env[variable]
+        process.env[variable] = value
+      }
       system.prepare?.(root)
       current = { system, root }
     })
