@@ -351,6 +351,12 @@ Napi::Value open_cufile(const Napi::CallbackInfo& info) {
       [ok](Out& out, const Deferred& deferred) { deferred.resolve(out, out.boolean(*ok)); });
 }
 
+// What cuFile said last of what it could not do, for people: an agent's answer has an errno's room for it.
+Napi::Value latest_failure(const Napi::CallbackInfo& info) {
+  const cufile::Failure failure = cufile::CufileDriver::instance().latest();
+  return Napi::String::New(info.Env(), failure.what.empty() ? "" : said(failure));
+}
+
 }  // namespace
 
 void export_cuda(Napi::Env env, Napi::Object exports) {
@@ -366,6 +372,7 @@ void export_cuda(Napi::Env env, Napi::Object exports) {
   cuda.Set("unpin", Napi::Function::New(env, pin<false>, "unpin"));
   cufile.Set("probe", Napi::Function::New(env, probe_cufile, "probe"));
   cufile.Set("open", Napi::Function::New(env, open_cufile, "open"));
+  cufile.Set("latestFailure", Napi::Function::New(env, latest_failure, "latestFailure"));
   exports.Set("cuda", cuda);
   exports.Set("cufile", cufile);
 }

@@ -26,7 +26,7 @@ import { ObjectLayout } from '../storage/object/object-layout.js'
 import { ObjectStore } from '../storage/object/object-store.js'
 import { SegmentStore } from '../storage/segment/segment-store.js'
 import type { OpenedSegments } from '../storage/segment/segment-directory.js'
-import type { ReadOutcome, WriteOutcome } from '../storage/outcome.js'
+import type { Failure, ReadOutcome, WriteOutcome } from '../storage/outcome.js'
 import type { PageInfo } from '../storage/page-info.js'
 import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../storage/page-store.js'
 import { TIMEOUT_MS_MAX, throwIfAborted, type StoreParts } from '../storage/store-parts.js'
@@ -630,7 +630,7 @@ export class HiCacheNixl implements AsyncDisposable {
     if (left === 0) resolve(settled, 0)
     const end = (i: number, outcome: ReadOutcome<Target>, length: number): void => {
       taken[i]!.pinned?.unpin()
-      settled[i] = outcome
+      settled[i] = taken[i]!.unchecked && !outcome.ok && outcome.status === 'failed' ? this.#withDeviceCause(outcome) : outcome
       bytes += outcome.ok ? length : 0
       this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
       if (--left === 0) resolve(settled, bytes)
@@ -642,6 +642,14 @@ export class HiCacheNixl implements AsyncDisposable {
       this.#watchScope(scope)
     }, (i, failure) => { end(plain ? plain[i]! : i, failure, 0) })
     if (staged.length > 0) this.#devices.read(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
+  }
+
+  /** An agent tells an errno; what cuFile has said of it goes into the message. */
+  #withDeviceCause(outcome: Failure): Failure {
+    const said = outcome.error.code === 'ERR_IO' ? this.#addon.cufile.latestFailure() : ''
+    if (said === '') return outcome
+    const { message, errno, cause } = outcome.error
+    return { ...outcome, error: new HiCacheError('ERR_IO', `${message} What cuFile said last: ${said}.`, { key: outcome.key, ...errno === undefined ? {} : { errno }, ...cause === undefined ? {} : { cause } }) }
   }
 
   /** Starts at once, or when storage knows of the writes from GPUs that were asked for before for one of these pages. */
@@ -722,6 +730,7 @@ export class HiCacheNixl implements AsyncDisposable {
     // It came too late: nobody would release it.
     if (this.#stage !== 'open') {
       memory.release()
+      await Promise.all(this.#ending)
       this.#checkOpen()
     }
     this.#deviceMemory.add(memory)

@@ -394,6 +394,8 @@ export interface NativeCufile {
   probe(modules?: string): LibraryReport & { readonly mode: 'gds' | 'compat' | 'unavailable' }
   /** Opens the driver, where a child process has found that it opens. False: it does not. */
   open(): Promise<boolean>
+  /** What it said last, in any thread, of a transfer that it could not do, with what to do about it; empty when there was nothing. */
+  latestFailure(): string
 }
 
 /** CUDA's driver. Addresses are those of a GPU's memory. What fails rejects with `code: 'ERR_DEVICE'`, and the driver's own name of the error in its message. */

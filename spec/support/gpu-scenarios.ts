@@ -9,6 +9,7 @@ import { NixlBackendConfig } from '../../lib/config/nixl-backend-config.js'
 import { CufileProbe, inspectCufile } from '../../lib/selection/cufile-probe.js'
 import type { Fault } from '../../lib/transfer/native-binding.js'
 import { noise, type GpuRig } from './gpu-rig.js'
+import { SYSTEMS } from './systems.js'
 
 const MIB = 1 << 20
 const GUARD = 0xee
@@ -65,80 +66,90 @@ const direct = ({ task: { plugin = '', verifyVram = false } }: GpuRig): boolean 
 const HOST_POINTS = ['ring.complete', 'aio.complete', 'paio.complete', 'preadv', 'pwritev']
 const hold = (points: readonly string[], match: string): Fault[] => points.map(point => ({ point, match, times: 0, hang: true }))
 
+async function transfers(rig: GpuRig, cache: HiCacheNixl): Promise<unknown> {
+  const source = await cache.allocDeviceBuffer({ length: 4 * MIB }), target = await cache.allocDeviceBuffer({ length: 4 * MIB })
+  const parts = partsOf(LENGTHS, 'page'), all = parts.at(-1)!.at + parts.at(-1)!.length
+  const data = noise(4 * MIB), guard = new Uint8Array(4 * MIB).fill(GUARD)
+  const image = (...written: readonly Part[]): Uint8Array => {
+    const expected = guard.slice()
+    for (const { at, length } of written) expected.set(data.subarray(at, at + length), at)
+    return expected
+  }
+  await rig.fill(source, data)
+  await rig.fill(target, guard)
+
+  allStored(await cache.write(parts.map(({ key, at, length }) => [key, source.subarray(at, length)])))
+  // Every other one: what lies between is not touched.
+  const some = parts.filter((_, i) => i % 2 === 1)
+  const read = await cache.read(some.map(({ key, at, length }) => [key, target.subarray(at, length)] as const))
+  allRead(read, !direct(rig))
+  same(await rig.bytes(target), image(...some), 'read() into every other part')
+  allRead(await cache.read(parts.map(({ key, at, length }) => [key, target.subarray(at, length)] as const)), !direct(rig))
+  same(await rig.bytes(target), image(...parts), 'read() into all parts')
+
+  // What a GPU wrote the host reads, with its checksum, and the other way round.
+  for (const { key, at, length } of parts) {
+    const outcome = (await cache.read([key]))[0]!
+    assert.ok(outcome.ok && outcome.verified, key)
+    same(new Uint8Array(outcome.value.data.buffer, outcome.value.data.byteOffset, outcome.value.data.byteLength), data.subarray(at, at + length), `${key} in host memory`)
+  }
+  const other = noise(all, 2)
+  allStored(await cache.write(parts.map(({ key, at, length }) => [`host ${key}`, other.subarray(at, at + length)])))
+  allRead(await cache.read(parts.map(({ key, at, length }) => [`host ${key}`, target.subarray(at, length)] as const)))
+  same((await rig.bytes(target)).subarray(0, all), other, 'pages that host memory wrote')
+
+  // Host memory and a GPU's in one call, by turns.
+  const mixed = await cache.write(parts.map(({ key, at, length }, i) => [`mixed ${key}`, i % 2 === 0 ? source.subarray(at, length) : data.subarray(at, at + length)] as const))
+  allStored(mixed)
+  await rig.fill(target, guard)
+  const into = parts.map(({ length }) => new Uint8Array(length))
+  const back = await cache.read(parts.map(({ key, at, length }, i) => [`mixed ${key}`, i % 2 === 1 ? target.subarray(at, length) : into[i]!] as const))
+  back.forEach((outcome, i) => {
+    assert.ok(outcome.ok, described(outcome))
+    assert.equal(outcome.verified, i % 2 === 0 || !direct(rig), 'verified')
+  })
+  same(await rig.bytes(target), image(...some), 'mixed pages')
+  into.forEach((bytes, i) => { if (i % 2 === 0) same(bytes, data.subarray(parts[i]!.at, parts[i]!.at + parts[i]!.length), `mixed page ${i}`) })
+
+  // The short calls; the buffer itself is a page, too.
+  await rig.fill(target, guard)
+  assert.equal(await cache.set('whole', source), true)
+  assert.equal(await cache.get('whole', target), target)
+  same(await rig.bytes(target), data, 'the whole buffer')
+  await rig.fill(target, guard)
+  assert.deepEqual(await cache.batchSet(parts.map(({ key }) => `batch ${key}`), parts.map(({ at, length }) => source.subarray(at, length))), parts.map(() => true))
+  const targets = parts.map(({ at, length }) => target.subarray(at, length))
+  assert.deepEqual(await cache.batchGet(parts.map(({ key }) => `batch ${key}`), targets), targets)
+  same(await rig.bytes(target), image(...parts), 'batchGet()')
+
+  // Nothing there, or of another length: no hit, and the memory as it was.
+  await rig.fill(target, guard)
+  assert.equal(await cache.get('nobody wrote it', target), null)
+  const shorter = await cache.read([['page0', target.subarray(0, 65535)], ['page0', target.subarray(0, 65537)]])
+  for (const outcome of shorter) assert.ok(!outcome.ok, 'a page of another length')
+  same((await rig.bytes(target)).subarray(65537), guard.subarray(65537), 'behind a page of another length')
+
+  // A page replaced by one of another length, and one that is gone.
+  assert.equal(await cache.set('page0', source.subarray(7, 12_345)), true)
+  assert.equal(await cache.get('page0', target.subarray(3, 12_345)) !== null, true)
+  same(await rig.bytes(target, 3, 12_345), data.subarray(7, 7 + 12_345), 'a page that was replaced')
+  assert.equal(await cache.delete('page0'), true)
+  assert.equal(await cache.get('page0', target.subarray(3, 12_345)), null)
+  return { plugin: cache.selection.plugin, engine: cache.selection.engine, agent: cache.selection.agent, layout: cache.storageLayout, others: shorter.map(described) }
+}
+
 export const SCENARIOS: Readonly<Record<string, Scenario>> = {
   /** Pages of a GPU's memory by every call there is, the bytes compared, and what lies beside them. */
   async transfers(rig) {
-    if (rig.task.parameters?.['prepare'] !== undefined) mkdirSync(join(rig.task.folder, String(rig.task.parameters['prepare'])), { recursive: true })
-    const cache = await rig.open()
-    const source = await cache.allocDeviceBuffer({ length: 4 * MIB }), target = await cache.allocDeviceBuffer({ length: 4 * MIB })
-    const parts = partsOf(LENGTHS, 'page'), all = parts.at(-1)!.at + parts.at(-1)!.length
-    const data = noise(4 * MIB), guard = new Uint8Array(4 * MIB).fill(GUARD)
-    const image = (...written: readonly Part[]): Uint8Array => {
-      const expected = guard.slice()
-      for (const { at, length } of written) expected.set(data.subarray(at, at + length), at)
-      return expected
-    }
-    await rig.fill(source, data)
-    await rig.fill(target, guard)
+    return await transfers(rig, await rig.open())
+  },
 
-    allStored(await cache.write(parts.map(({ key, at, length }) => [key, source.subarray(at, length)])))
-    // Every other one: what lies between is not touched.
-    const some = parts.filter((_, i) => i % 2 === 1)
-    const read = await cache.read(some.map(({ key, at, length }) => [key, target.subarray(at, length)] as const))
-    allRead(read, !direct(rig))
-    same(await rig.bytes(target), image(...some), 'read() into every other part')
-    allRead(await cache.read(parts.map(({ key, at, length }) => [key, target.subarray(at, length)] as const)), !direct(rig))
-    same(await rig.bytes(target), image(...parts), 'read() into all parts')
-
-    // What a GPU wrote the host reads, with its checksum, and the other way round.
-    for (const { key, at, length } of parts) {
-      const outcome = (await cache.read([key]))[0]!
-      assert.ok(outcome.ok && outcome.verified, key)
-      same(new Uint8Array(outcome.value.data.buffer, outcome.value.data.byteOffset, outcome.value.data.byteLength), data.subarray(at, at + length), `${key} in host memory`)
-    }
-    const other = noise(all, 2)
-    allStored(await cache.write(parts.map(({ key, at, length }) => [`host ${key}`, other.subarray(at, at + length)])))
-    allRead(await cache.read(parts.map(({ key, at, length }) => [`host ${key}`, target.subarray(at, length)] as const)))
-    same((await rig.bytes(target)).subarray(0, all), other, 'pages that host memory wrote')
-
-    // Host memory and a GPU's in one call, by turns.
-    const mixed = await cache.write(parts.map(({ key, at, length }, i) => [`mixed ${key}`, i % 2 === 0 ? source.subarray(at, length) : data.subarray(at, at + length)] as const))
-    allStored(mixed)
-    await rig.fill(target, guard)
-    const into = parts.map(({ length }) => new Uint8Array(length))
-    const back = await cache.read(parts.map(({ key, at, length }, i) => [`mixed ${key}`, i % 2 === 1 ? target.subarray(at, length) : into[i]!] as const))
-    back.forEach((outcome, i) => {
-      assert.ok(outcome.ok, described(outcome))
-      assert.equal(outcome.verified, i % 2 === 0 || !direct(rig), 'verified')
-    })
-    same(await rig.bytes(target), image(...some), 'mixed pages')
-    into.forEach((bytes, i) => { if (i % 2 === 0) same(bytes, data.subarray(parts[i]!.at, parts[i]!.at + parts[i]!.length), `mixed page ${i}`) })
-
-    // The short calls; the buffer itself is a page, too.
-    await rig.fill(target, guard)
-    assert.equal(await cache.set('whole', source), true)
-    assert.equal(await cache.get('whole', target), target)
-    same(await rig.bytes(target), data, 'the whole buffer')
-    await rig.fill(target, guard)
-    assert.deepEqual(await cache.batchSet(parts.map(({ key }) => `batch ${key}`), parts.map(({ at, length }) => source.subarray(at, length))), parts.map(() => true))
-    const targets = parts.map(({ at, length }) => target.subarray(at, length))
-    assert.deepEqual(await cache.batchGet(parts.map(({ key }) => `batch ${key}`), targets), targets)
-    same(await rig.bytes(target), image(...parts), 'batchGet()')
-
-    // Nothing there, or of another length: no hit, and the memory as it was.
-    await rig.fill(target, guard)
-    assert.equal(await cache.get('nobody wrote it', target), null)
-    const shorter = await cache.read([['page0', target.subarray(0, 65535)], ['page0', target.subarray(0, 65537)]])
-    for (const outcome of shorter) assert.ok(!outcome.ok, 'a page of another length')
-    same((await rig.bytes(target)).subarray(65537), guard.subarray(65537), 'behind a page of another length')
-
-    // A page replaced by one of another length, and one that is gone.
-    assert.equal(await cache.set('page0', source.subarray(7, 12_345)), true)
-    assert.equal(await cache.get('page0', target.subarray(3, 12_345)) !== null, true)
-    same(await rig.bytes(target, 3, 12_345), data.subarray(7, 7 + 12_345), 'a page that was replaced')
-    assert.equal(await cache.delete('page0'), true)
-    assert.equal(await cache.get('page0', target.subarray(3, 12_345)), null)
-    return { plugin: cache.selection.plugin, engine: cache.selection.engine, agent: cache.selection.agent, layout: cache.storageLayout, others: shorter.map(described) }
+  /** The same on a system of spec/support/systems.ts. */
+  async transfersOn(rig) {
+    const system = SYSTEMS.find(({ title }) => title === rig.task.parameters?.['system'])!
+    mkdirSync(rig.task.folder, { recursive: true })
+    system.prepare?.(rig.task.folder)
+    return await transfers(rig, await rig.open({ config: system.config(rig.task.folder) }))
   },
 
   /** Everything that is no device memory of this cache. */
@@ -226,7 +237,7 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
     allRead(await cache.read(keys.map((key, i) => [`1 ${key}`, target.subarray(i * page, page)] as const)), !direct(rig))
     same(await rig.bytes(target), data, 'more pages than the arena holds')
     // A slot of a byte is a block.
-    const bytes = 6000
+    const bytes = Number(rig.task.parameters?.['small'] ?? 1500)
     allStored(await cache.write(Array.from({ length: bytes }, (_, i) => [`small${i}`, source.subarray(i, 1)] as const), { timeoutMs: 60_000 }))
     await rig.fill(target, new Uint8Array(bytes))
     allRead(await cache.read(Array.from({ length: bytes }, (_, i) => [`small${i}`, target.subarray(i, 1)] as const), { timeoutMs: 60_000 }))
@@ -459,6 +470,44 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return rig.control!.get('cuda.count.registrations')
   },
 
+  /** How fast pages come from storage into a GPU's memory; for scripts/try-gpu.mjs. `write`: they are stored first. */
+  async speed(rig) {
+    const { pages, pageBytes, write = false } = rig.task.parameters as { pages: number; pageBytes: number; write?: boolean }
+    const cache = await rig.open({ workers: 1, arenaBytes: Math.max(64 * MIB, 4 * pageBytes), timeoutMs: 300_000 })
+    const memory = await cache.allocDeviceBuffer({ length: pages * pageBytes })
+    const first = noise(pageBytes), keys = Array.from({ length: pages }, (_, i) => `page${i}`)
+    if (write) {
+      for (const key of keys) allStored(await cache.write([[key, first]]))
+      return { plugin: cache.selection.plugin }
+    }
+    await rig.fill(memory, new Uint8Array(pageBytes))
+    const targets = keys.map((key, i) => [key, memory.subarray(i * pageBytes, pageBytes)] as const)
+    // Threads have started, and the driver knows the memory; the rest is as it was.
+    allRead(await cache.read(targets.slice(-1)))
+    const started = performance.now()
+    const outcomes = await cache.read(targets)
+    const seconds = (performance.now() - started) / 1000
+    allRead(outcomes)
+    same(await rig.bytes(memory, 0, pageBytes), first, 'the first page')
+    const report = cache.selection.plugins.find(({ name }) => name === cache.selection.plugin) as { details?: { mode?: string } } | undefined
+    return { bytes: pages * pageBytes, seconds, mode: report?.details?.mode ?? 'staged' }
+  },
+
+  /** Two devices. With the stand-ins. */
+  async devices(rig) {
+    const cache = await rig.open()
+    const both = await Promise.all([0, 1].map(async deviceId => await cache.allocDeviceBuffer({ length: MIB, deviceId })))
+    await Promise.all(both.map(async (memory, i) => { await rig.fill(memory, noise(MIB, i + 1)) }))
+    allStored(await cache.write(both.map((memory, i) => [`page${i}`, memory])))
+    await Promise.all(both.map(async memory => { await rig.fill(memory, new Uint8Array(MIB)) }))
+    allRead(await cache.read(both.map((memory, i) => [`page${i}`, memory] as const)), !direct(rig))
+    for (const [i, memory] of both.entries()) same(await rig.bytes(memory), noise(MIB, i + 1), `device ${i}`)
+    // An address of one under the number of the other.
+    const { address, length } = both[1]!
+    assert.equal((await failure(cache.get('page0', { type: 'VRAM', deviceId: 0, address, length }))).code, 'ERR_ARGUMENT')
+    return null
+  },
+
   /** No library of CUDA's. */
   async without(rig) {
     const cache = await rig.open()
@@ -540,7 +589,7 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
     allStored(await cache.write(keys.map((key, i) => [key, source.subarray(i * page, page)])))
     control.set('cufile.param.hold', 1)
     const reading = cache.read(keys.map((key, i) => [key, target.subarray(i * page, page)] as const))
-    await rig.until('cufile.count.in_flight', wanted)
+    await rig.until('cufile.count.in_flight', rig.task.parameters?.['atLeast'] === true ? now => now >= wanted : wanted)
     // Time for more, if there were more.
     await new Promise(resolve => { setTimeout(resolve, 100) })
     const held = control.get('cufile.count.in_flight')
