@@ -218,7 +218,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const agent: AgentOptions = bucket ? { plugin: 'OBJ', objects: bucket.endpoint, words: this.#words.shared, drainMs: DRAIN_MS } : {
       plugin: 'POSIX',
       engine: engine as EngineName,
-      ...dataPathOf(config, selection),
+      ...dataPathOf(config, selection, workers),
       directories: directories.map(({ realPath, direct, engine: engineFits }, i) => ({
         path: realPath, direct: direct && settings.useDirectIo, engine: direct && settings.useDirectIo && engineFits,
         ...(segments && segments[i]!.ownerFd >= 0 ? { holdFd: segments[i]!.ownerFd } : {})
@@ -930,14 +930,15 @@ function taking<From, Page extends { readonly pinned: Pinnable | null }>(pages: 
 }
 
 /** What moves the bytes, where that is not the kernel alone. */
-function dataPathOf(config: NixlBackendConfig, { plugin, agent }: NixlBackendSelection): { dataPath?: DataPath; devicePath?: DevicePath } {
+function dataPathOf(config: NixlBackendConfig, { plugin, agent }: NixlBackendSelection, workers: number): { dataPath?: DataPath; devicePath?: DevicePath } {
   if (agent === 'nixl') return { dataPath: { kind: 'nixl', plugin: nixlPluginName(plugin), parameters: nixlParameters(config, plugin) } }
   switch (plugin) {
     case '3fs': {
       const { mount_point: mountPoint = '', mem_config: memConfig = 'dram', iopool_size: iopoolSize = 64 } = config.section('3fs')
       return { dataPath: { kind: 'usrbio', mountPoint, memConfig, iopoolSize } }
     }
-    case 'gds_mt': return { devicePath: { kind: 'gds_mt', threadCount: config.section('gds_mt').thread_count! } }
+    // Of all workers together, as NIXL counts them for its one agent.
+    case 'gds_mt': return { devicePath: { kind: 'gds_mt', threadCount: Math.ceil(config.section('gds_mt').thread_count! / workers) } }
     case 'gds': {
       const { batch_pool_size: batchPoolSize, batch_limit: batchLimit, max_request_size: maxRequestSize } = config.section('gds')
       return { devicePath: { kind: 'gds', batchPoolSize: batchPoolSize!, batchLimit: batchLimit!, maxRequestSize: maxRequestSize! } }

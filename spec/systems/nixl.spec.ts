@@ -120,7 +120,7 @@ for (const system of systemsInUse().filter(({ agent }) => agent === 'nixl')) {
     }
     it('io_uring, which hangs with more than 512 requests in flight, never gets as many', async () => {
       const remote = await remoteSystem(bench, system, 'file')
-      await remote.open({ ...posix(MOVERS['io_uring']), queueDepth: 1024 } as OpenOptions)
+      await remote.open({ ...posix(MOVERS['io_uring']), queueDepth: 1024 })
       const many = { keys: keys('many', 700), bytes: 4096 }
       expect(new Set(await bounded(remote.cache.write(many), 'the writes'))).to.deep.equal(new Set(['stored']))
       expect(new Set(await bounded(remote.cache.read(many), 'the reads'))).to.deep.equal(new Set(['hit']))
