@@ -10,7 +10,7 @@ interface Entry { readonly path: readonly string[]; readonly file: string; reado
  */
 export const COMMANDS: readonly Entry[] = [
   { path: ['demo'], file: 'demo', summary: 'Play a small multi-turn workload and show what the cache does' },
-  { path: ['doctor'], file: 'doctor', summary: 'Check plugins, engines, kernel, directories and the object store; say what to do about each problem' },
+  { path: ['doctor'], file: 'doctor', summary: 'Check plugins, libraries, engines, directories and the object store; say what to do about each problem' },
   { path: ['config', 'check'], file: 'config-check', summary: 'Check a configuration; say where it is wrong' },
   { path: ['config', 'show'], file: 'config-show', summary: 'Show the configuration that results, secrets masked' },
   { path: ['bench'], file: 'bench', summary: 'Measure the store beside the limit of its device' },

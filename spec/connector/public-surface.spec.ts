@@ -79,14 +79,14 @@ describe('the public surface', () => {
   const bench = workbench('file')
 
   it('exports these names and no others', () => {
-    expect(Object.keys(surface).sort()).to.deep.equal(['HiCacheError', 'HiCacheNixl', 'NixlBackendConfig', 'NixlBackendSelection', 'NixlFileManager', 'NixlRegistration', 'namespaceSeed', 'pageHashes'])
+    expect(Object.keys(surface).sort()).to.deep.equal(['DeviceMemory', 'HiCacheError', 'HiCacheNixl', 'NixlBackendConfig', 'NixlBackendSelection', 'NixlFileManager', 'NixlRegistration', 'namespaceSeed', 'pageHashes'])
   })
   it('a cache has these methods and properties', async () => {
     const cache = await bench.open()
     const names = [...Object.getOwnPropertyNames(Object.getPrototypeOf(cache)), ...Object.keys(cache)].filter(name => name !== 'constructor').sort()
     expect(names).to.deep.equal([
-      'allocate', 'batchExists', 'batchGet', 'batchGetV1', 'batchSet', 'batchSetV1', 'clear', 'close', 'config', 'delete', 'directories', 'entries', 'exists', 'flush', 'gc', 'get', 'getInArena',
-      'health', 'metrics', 'read', 'ready', 'registerBuffers', 'registerFiles', 'registerMemPoolHost', 'selection', 'set', 'stat', 'stats', 'storageLayout', 'verify', 'whenReady', 'write'
+      'allocDeviceBuffer', 'allocate', 'batchExists', 'batchGet', 'batchGetV1', 'batchSet', 'batchSetV1', 'clear', 'close', 'config', 'delete', 'directories', 'entries', 'exists', 'flush', 'gc', 'get', 'getInArena',
+      'health', 'metrics', 'openDeviceBuffer', 'read', 'ready', 'registerBuffers', 'registerDeviceBuffer', 'registerFiles', 'registerMemPoolHost', 'selection', 'set', 'stat', 'stats', 'storageLayout', 'verify', 'whenReady', 'write'
     ])
     expect(cache[Symbol.asyncDispose]).to.be.a('function')
     expect(cache.storageLayout).to.equal('file')

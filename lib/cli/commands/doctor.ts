@@ -22,7 +22,7 @@ import { STORE_OPTIONS } from '../store-options.js'
 import { packageVersion } from '../version.js'
 
 export const name = 'doctor'
-export const summary = 'Check plugins, libraries, engines, kernel, directories, object store; say what helps with each problem'
+export const summary = 'Check plugins, libraries, engines, directories and the object store; say what to do about each problem'
 export const usage = ''
 export const options: OptionSpecs = {
   quick: { type: 'boolean', help: 'Skip the measured comparison of the engines (under 3 s, 16 MiB in a temporary folder).' },
