@@ -62,10 +62,12 @@ async function main(task: HostTask): Promise<void> {
   while (descriptors() > descriptorsBefore && performance.now() < end) await new Promise(resolve => { setTimeout(resolve, 10) })
   const open = descriptors()
   const cache = await HiCacheNixl.open({ env: {}, arenaBytes: 16 * 1024 * 1024, storageLayout: 'file', directoryScheme: 'flat', ...task.options })
+  // Whatever deadline the rounds have: this is about what they left.
+  const timeoutMs = 20_000
   let whole = 0
   let absent = 0
   let other = 0
-  for (const outcome of await cache.read(task.keys)) {
+  for (const outcome of await cache.read(task.keys, { timeoutMs })) {
     if (outcome.ok && isWhole(outcome.key, outcome.value, task.pageBytes)) whole++
     else if (!outcome.ok && outcome.status === 'miss' && outcome.reason === 'absent') absent++
     else other++

@@ -13,6 +13,8 @@ const ok = /^(stored|already-there|hit)$/
 /** How NIXL's plugin POSIX moves, and so how it fails. */
 const MOVERS = { 'Linux AIO': {}, 'io_uring': { use_uring: true }, 'POSIX AIO': { use_posix_aio: true } }
 const posix = (keys_: object): OpenOptions => ({ config: { agent: 'nixl', plugin: { posix: { active: true, ...keys_ } } } })
+/** Agents that a process keeps after errors, at most (nixl::Options::kept_max). */
+const KEPT_MAX = 8
 const nowhere = { HICACHE_NIXL_LIBNIXL_PATH: '/nowhere/libnixl_capi.so' }
 
 for (const system of systemsInUse().filter(({ agent }) => agent === 'nixl')) {
@@ -94,7 +96,8 @@ for (const system of systemsInUse().filter(({ agent }) => agent === 'nixl')) {
               expect(await remote.cache.read(after), fault).to.deep.equal(all('hit'))
             }
             await bounded(remote.cache.close(5000), 'close')
-            expect(remote.control.get('nixl.count.agents')).to.equal(0)
+            // Where an error leaves open whether the kernel still writes, the failed agent is kept, with the blocks that it may write to.
+            expect(remote.control.get('nixl.count.agents')).to.be.at.most(mover === 'Linux AIO' ? 0 : KEPT_MAX)
           })
         }
         it('one error among many transfers fails or spoils nothing else', async () => {
