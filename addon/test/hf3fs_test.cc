@@ -1109,6 +1109,10 @@ int main(int argc, char** argv) {
   // And would be told if it did: a ring, an iov, a registered descriptor.
   test_context() = "leaves-all-behind";
   CHECK_EQ(knob("count.leaked").load(), 0);
+  // What it leaves is what it is for: whether a sanitizer still finds a pointer to that is chance.
+  const char* const options = std::getenv("ASAN_OPTIONS");
+  std::string without_leaks = options == nullptr ? "" : options;
+  ::setenv("ASAN_OPTIONS", (without_leaks += ":detect_leaks=0").c_str(), 1);
   CHECK_EQ(run_self("leaves-all-behind"), 0);
   CHECK_EQ(knob("count.leaked").load(), 3);
   remove_all();
