@@ -67,6 +67,9 @@ export class DeviceTransfers {
     })
   }
 
+  /** Nothing is on its way to storage from here, so before() has no answer for any page. */
+  get quiet(): boolean { return this.#coming.size === 0 }
+
   /**
    * Resolves when storage knows of the writes of these pages that were asked for so far, null when it does. From there on it keeps the order of what is asked for; whatever comes after such a
    * write waits for this, so that it is not overtaken.

@@ -590,6 +590,11 @@ export class HiCacheNixl implements AsyncDisposable {
       taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
       return
     }
+    if (!taken.some(onDevice) && this.#devices.quiet) {
+      this.#store.write(scope, taken, stride, end)
+      this.#watchScope(scope)
+      return
+    }
     const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
     const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
     this.#inOrder(plain ? plain.map(i => taken[i]!) : taken, pages => {
@@ -634,6 +639,11 @@ export class HiCacheNixl implements AsyncDisposable {
       bytes += outcome.ok ? length : 0
       this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
       if (--left === 0) resolve(settled, bytes)
+    }
+    if (!taken.some(onDevice) && this.#devices.quiet) {
+      this.#store.read(scope, taken, stride, end)
+      this.#watchScope(scope)
+      return
     }
     const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
     const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
@@ -896,6 +906,9 @@ export class HiCacheNixl implements AsyncDisposable {
 
 /** A page of a call: its memory is pinned until unpin(). */
 type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: Pinnable | null; /** It goes by way of this host's memory. */ device: DevicePlace | null }
+
+/** Does its way lead through staging memory? */
+function onDevice({ device }: { readonly device: DevicePlace | null }): boolean { return device !== null }
 
 const NO_MEMORY: RequestMemory = { kind: 'none' }
 const FRESH: RequestMemory = { kind: 'fresh' }
