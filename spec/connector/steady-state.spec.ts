@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { setFlagsFromString } from 'node:v8'
+import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { expect } from 'chai'
 import { HiCacheNixl } from '../../lib/index.js'
@@ -12,13 +12,18 @@ const descriptors = (): number => readdirSync('/proc/self/fd').length
 const threads = (): number => readdirSync('/proc/self/task').length
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as () => void
-/** What the process takes once nothing is left to collect; finalizers run in turns of their own. */
+/**
+ * What the process takes once nothing is left to collect; finalizers run in turns of their own. Without the young generation, of which V8 keeps the room once it has had
+ * it: empty, Node 24's grows from 8 to 51 MB meanwhile, and stays there. That of the workers is held small.
+ */
+setFlagsFromString('--max-semi-space-size=1')
 async function residentBytes(): Promise<number> {
   for (let i = 0; i < 4; i++) {
     collect()
     await new Promise(resolve => { setImmediate(resolve) })
   }
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
+  const young = getHeapSpaceStatistics().find(space => space.space_name === 'new_space')!.physical_space_size
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024 - young
 }
 
 describeLayouts('steady state', storageLayout => {
@@ -52,20 +57,24 @@ describeLayouts('steady state', storageLayout => {
   }
 
   // Of objects every operation costs a server a millisecond or more.
-  const [warm, measured] = storageLayout === 'object' ? [12, 8] : [40, 20]
+  const [warm, measured] = storageLayout === 'object' ? [10, 4] : [30, 10]
 
-  it(`${measured * 500} operations leave descriptors, threads, arena and memory as they were`, async () => {
+  it(`${3 * measured * 500} operations leave descriptors, threads, arena and memory as they were`, async () => {
     const cache = await bench.open()
-    // The heaps of three isolates find their size in the first ten to twenty thousand.
+    // The heaps of three isolates find their size in the first ten thousand.
     for (let i = 0; i < warm; i++) await round(cache, i)
-    const before = { descriptors: descriptors(), threads: threads(), resident: await residentBytes() }
-    for (let i = 0; i < measured; i++) await round(cache, i)
+    const before = { descriptors: descriptors(), threads: threads() }
+    const resident = [await residentBytes()]
+    for (let part = 0; part < 3; part++) {
+      for (let i = 0; i < measured; i++) await round(cache, i)
+      resident.push(await residentBytes())
+    }
     await cache.flush()
     await until(() => descriptors() <= before.descriptors && threads() <= before.threads, 'descriptors and threads are as many as before')
     expect(cache.stats()).to.include({ arena_used_bytes: 0, arena_held_bytes: 0, arena_quarantined_bytes: 0, in_flight_requests: 0, in_flight_bytes: 0, queued_requests: 0, queued_bytes: 0 })
-    // A kilobyte an operation would be ten megabytes. Node 24's heaps go on growing by more than that; native code is the same on all of them.
-    const grown = await residentBytes() - before.resident
-    if (Number(process.versions.node.split('.')[0]) < 24) expect(grown, 'resident bytes').to.be.below(10 * MIB)
+    // A heap grows in steps, now and then. What is lost at each operation, be it a kilobyte, is lost in every part.
+    const grown = resident.slice(1).map((bytes, i) => bytes - resident[i]!)
+    expect(Math.min(...grown), `resident bytes, part by part: ${grown.join(', ')}`).to.be.below(measured * 500 * 1024)
   }).timeout(60_000)
   it('opening and closing leaves nothing behind', async () => {
     const storageDir = await bench.directory()

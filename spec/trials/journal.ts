@@ -37,7 +37,11 @@ export interface KeyState {
   acknowledgedAt: number
   /** When it was last used in any way. */
   usedAt: number
+  /** Its last lines, with their numbers: what a violation is told with. */
+  history: string[]
 }
+
+const HISTORY = 10
 
 /** Reads journals: what must and what may be there now. */
 export class JournalState {
@@ -63,9 +67,11 @@ export class JournalState {
     const [what, key, word] = line.split(' ') as [string, string, string | undefined]
     const at = this.#lines++
     let state = this.keys.get(key)
-    if (state === undefined) this.keys.set(key, state = { versions: new Set(), mayBeAbsent: true, acknowledgedAt: -1, usedAt: -1 })
+    if (state === undefined) this.keys.set(key, state = { versions: new Set(), mayBeAbsent: true, acknowledgedAt: -1, usedAt: -1, history: [] })
     const version = Number(word)
     state.usedAt = at
+    state.history.push(`${at}: ${what}${word === undefined ? '' : ` ${word}`}`)
+    if (state.history.length > HISTORY) state.history.shift()
     switch (what) {
       case 'b':
         // A page that is replaced is there all the time: its successor is whole before it goes.

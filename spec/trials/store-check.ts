@@ -49,7 +49,7 @@ export async function checkStore(cache: HiCacheNixl, state: JournalState, option
     outcomes.forEach((outcome, i) => {
       const [key, expected] = part[i]!
       const must = !expected.mayBeAbsent && options.mustBeThere(key, expected)
-      const may = `expected ${[...expected.versions].join(' or ')}${must ? '' : ' or nothing'}`
+      const may = `expected ${[...expected.versions].join(' or ')}${must ? '' : ' or nothing'}; its journal: ${expected.history.join(', ')}`
       if (must) required++
       if (outcome.ok) {
         const version = options.pages.versionOf(key, outcome.value)
