@@ -152,6 +152,36 @@ describe('failures of the disk while a page is written to a segment', () => {
     expect(new SegmentFiles(storageDir).pages()).to.have.length(1)
   })
 
+  it('a page that was evicted and whose tombstone could not be written goes with a delete, though it cannot be found any more', async () => {
+    storageDir = await bench.directory()
+    cache = await bench.open({ storageDir, ...segments(6, { evictionPolicy: 'lru', leaseMs: 0 }) })
+    const first = numbered('first', 4)
+    expect(tally(await store(cache, first, PAGE))).to.deep.equal({ stored: 4 })
+    const onDisk = (): string[] => new SegmentFiles(storageDir).pages().map(({ key }) => key).filter(key => first.some(one => stored(one) === key)).sort()
+    const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored(first[0]!)).index), errno: 'EIO', times: 0 })
+    // Those that go to the same index file fail.
+    for (let i = 0; cache.stats().segment_evicted_pages! < 4; i++) await store(cache, [`more-${i}`], PAGE)
+    expect(await look(cache, first, PAGE)).to.deep.equal(['absent', 'absent', 'absent', 'absent'])
+    expect(onDisk()).to.deep.equal(first.map(stored))
+    expect(await cache.delete(first[0]!), 'nothing could be found').to.equal(false)
+    expect(onDisk(), 'its tombstone failed again').to.deep.equal(first.map(stored))
+    end()
+    expect(await cache.delete(first[0]!)).to.equal(false)
+    expect(onDisk()).to.not.include(stored(first[0]!))
+  })
+
+  it('nor does a write come back that failed once its record was written, and then was deleted', async () => {
+    await open('batch')
+    const index = basename(placeOf(storageDir, stored('before')).index)
+    const end = plan(bench, { point: 'fsync', match: index, errno: 'EIO', times: 1 }, { point: 'pwritev', match: index, errno: 'EIO', times: 0, after: 1 })
+    expect(await store(cache, ['page'], PAGE)).to.deep.equal(['failed EIO'])
+    expect(new SegmentFiles(storageDir).pages().map(({ key }) => key)).to.include(stored('page'))
+    end()
+    expect(await cache.delete('page')).to.equal(false)
+    expect(new SegmentFiles(storageDir).pages().map(({ key }) => key)).to.deep.equal([stored('before')])
+    await until(() => cache.stats().segment_slots_free === free, 'the slot')
+  })
+
   it('nor is a delete answered that came before the tombstone of the replaced page', async () => {
     await open()
     const end = plan(bench, { point: 'pwritev', match: basename(placeOf(storageDir, stored('before')).index), hang: true, times: 0 })

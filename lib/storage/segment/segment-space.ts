@@ -61,6 +61,9 @@ export interface SegmentSpaceOptions {
   readonly tellPolicies: () => boolean
 }
 
+/** A copy that cannot be found any more, while its record may say that it is there. */
+export interface DyingCopy { readonly segment: Segment; readonly slot: number; readonly unpin: () => void }
+interface Buried { readonly digest: Uint32Array; readonly segment: Segment; readonly slot: number; pins: number; written: boolean }
 interface ClassState { readonly cls: SizeClass; busy: boolean; dying: number; evictions: number }
 
 /**
@@ -77,6 +80,8 @@ export class SegmentSpace {
   readonly #leaving = new Map<Segment, () => void>()
   /** Pages that cannot be found any more, and whose tombstones are not written. */
   readonly #dying = new Set<number>()
+  /** The same for writes that ended nobody knows how. */
+  readonly #buried = new Set<Buried>()
   /** Tombstones that could not be written; they are tried again. */
   #unburied: (() => void)[] = []
   #retryTimer: NodeJS.Timeout | null = null
@@ -154,13 +159,25 @@ export class SegmentSpace {
    * Copies of a page that are gone from the index, while the disk may still call them the page. Pinned: their slots are in nobody else's use until unpin(), whatever becomes of
    * their own tombstones, so another tombstone of theirs does no harm.
    */
-  pinDying(digest: Uint32Array): { readonly entry: number; readonly segment: Segment; readonly slot: number }[] {
+  pinDying(digest: Uint32Array): DyingCopy[] {
     const { index } = this.#o
-    const found: { readonly entry: number; readonly segment: Segment; readonly slot: number }[] = []
+    const found: DyingCopy[] = []
+    const isIts = (words: Uint32Array): boolean => words.every((word, i) => word === digest[i])
     const its = new Uint32Array(4)
     for (const entry of this.#dying) {
       index.digestOf(entry, its)
-      if (its.every((word, i) => word === digest[i]) && index.pin(entry)) found.push({ entry, segment: index.segment(entry), slot: index.slot(entry) })
+      if (isIts(its) && index.pin(entry)) found.push({ segment: index.segment(entry), slot: index.slot(entry), unpin: () => { this.unpin(entry) } })
+    }
+    for (const buried of this.#buried) {
+      if (!isIts(buried.digest)) continue
+      const { segment, slot } = buried
+      buried.pins++
+      found.push({
+        segment, slot, unpin: () => {
+          buried.pins--
+          this.#exhume(buried)
+        }
+      })
     }
     return found
   }
@@ -170,7 +187,7 @@ export class SegmentSpace {
     const { index } = this.#o
     const segment = index.segment(entry)
     this.#dying.add(entry)
-    this.#entomb(this.#stateOf(segment.extentBytes), segment, index.slot(entry), entry, written)
+    this.#entomb(this.#stateOf(segment.extentBytes), segment, index.slot(entry), () => { this.entombed(entry) }, written)
   }
 
   /** The tombstone of a page that begin() hid is written. */
@@ -181,9 +198,16 @@ export class SegmentSpace {
     if (index.pins(entry) === 0) this.#free(entry)
   }
 
-  /** A slot whose record may say anything: a write that ended nobody knows how, an older copy of a page. */
-  bury(segment: Segment, slot: number): void {
-    this.#entomb(this.#stateOf(segment.extentBytes), segment, slot, -1)
+  /** A slot whose record may say anything: a write that ended nobody knows how (`digest`: of its page), or an older copy of a page of which another writer has the newer one. */
+  bury(segment: Segment, slot: number, digest?: Uint32Array): void {
+    const state = this.#stateOf(segment.extentBytes)
+    if (!digest) return this.#entomb(state, segment, slot, () => { this.giveBack(segment, slot) })
+    const buried: Buried = { digest, segment, slot, pins: 0, written: false }
+    this.#buried.add(buried)
+    this.#entomb(state, segment, slot, () => {
+      buried.written = true
+      this.#exhume(buried)
+    })
   }
 
   /** A read of the page is over. */
@@ -331,24 +355,29 @@ export class SegmentSpace {
     this.#reassign(donor, state)
   }
 
-  /** `entry`: of the page that was in the slot, -1 = none. */
-  #entomb(state: ClassState, segment: Segment, slot: number, entry: number, written?: (ok: boolean) => void): void {
+  /** `through`: its record says that no page is there. */
+  #entomb(state: ClassState, segment: Segment, slot: number, through: () => void, written?: (ok: boolean) => void): void {
     state.dying++
     this.#o.entomb({
       segment, slot, ended: ok => {
         state.dying--
         written?.(ok)
         if (ok) {
-          if (entry >= 0) this.entombed(entry)
-          else this.giveBack(segment, slot)
+          through()
         } else if (!this.#closed) {
           // The slot stays out of use: what is on the disk may still call it a page.
-          this.#unburied.push(() => { this.#entomb(state, segment, slot, entry) })
+          this.#unburied.push(() => { this.#entomb(state, segment, slot, through) })
           this.#later(ASK_AGAIN_MS)
         }
         this.#o.wake()
       }
     })
+  }
+
+  #exhume(buried: Buried): void {
+    if (!buried.written || buried.pins > 0) return
+    this.#buried.delete(buried)
+    this.giveBack(buried.segment, buried.slot)
   }
 
   #free(entry: number): void {

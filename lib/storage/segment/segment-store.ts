@@ -183,13 +183,14 @@ export class SegmentStore implements PageStore {
     const began = performance.now()
     const pending = storedKeys.map(storedKey => new Promise<boolean>(resolve => {
       const number = this.#layout.directoryOf(storedKey)
+      const storage = new DeleteHold(this.#directories[number]!, this.#digestOf(storedKey))
       this.#o.batcher.submit(new TransferRequest({
-        op: Op.tombstones, role: 'delete', flags: 0, directory: number, storedKey, memory: { kind: 'none' }, length: 0, meta: NO_META, scope,
-        storage: new DeleteHold(this.#directories[number]!, this.#digestOf(storedKey)),
+        op: Op.tombstones, role: 'delete', flags: 0, directory: number, storedKey, memory: { kind: 'none' }, length: 0, meta: NO_META, scope, storage,
         onResult: result => {
-          const done = result.failure === null && result.status === Status.ok
-          this.#o.metrics.page('delete', done ? 'deleted' : result.failure ?? missReason(result.status) ?? 'failed', 0, (performance.now() - began) / 1000)
-          resolve(done)
+          const written = result.failure === null && result.status === Status.ok
+          const outcome = written ? (storage.found ? 'deleted' : 'absent') : result.failure ?? missReason(result.status) ?? 'failed'
+          this.#o.metrics.page('delete', outcome, 0, (performance.now() - began) / 1000)
+          resolve(outcome === 'deleted')
         }
       }))
     }))

@@ -143,7 +143,7 @@ export class WriteHold implements StorageHold, Landed {
     if (!this.#holdsSlot) return
     this.#holdsSlot = false
     if (this.#how === 'untouched' || this.#how === Status.alreadyThere || this.#how === Status.cancelled) this.#directory.space.giveBack(segment!, slot)
-    else this.#directory.space.bury(segment!, slot)
+    else this.#directory.space.bury(segment!, slot, this.#digests.slice(this.#digestAt, this.#digestAt + 4))
   }
 
   #letSameGo(): void {
