@@ -40,6 +40,10 @@ struct Ticket {
   PosixAio* owner = nullptr;
   uint32_t slot = 0;
   int64_t outcome = 0;
+  // Of the agent's thread alone:
+  uint64_t number = 0;      // in the order in which they were given
+  bool queued = false;      // given, and not known to be over
+  bool letting_go = false;  // its requester has asked
 };
 
 // The waiting thread: starts with the first engine, ends with the last.
@@ -94,7 +98,11 @@ class PosixAio final : public EngineBase {
   void ask_to_cancel(Slot& slot) override;
 
  private:
+  void cancel_last(int fd);
+
   std::shared_ptr<Waiter> waiter_;
+  uint64_t given_so_far_ = 0;
+  unsigned letting_go_ = 0;  // tickets that wait for those behind them
   std::vector<Ticket> tickets_;
   std::vector<Ticket*> given_;
   std::vector<Ticket*> arrived_;  // under the waiter's mutex
@@ -248,6 +256,9 @@ int PosixAio::give(Slot* const* slots, unsigned count) {
       error = errno;
       break;
     }
+    ticket.number = ++given_so_far_;
+    ticket.queued = true;
+    ticket.letting_go = false;
     given_.push_back(&ticket);
   }
   if (given_.empty()) return -error;
@@ -261,15 +272,36 @@ void PosixAio::collect() {
     collected_.swap(arrived_);
   }
   for (Ticket* ticket : collected_) {
+    const int fd = ticket->block.aio_fildes;
+    ticket->queued = false;
+    if (ticket->letting_go) letting_go_--;
+    ticket->letting_go = false;
     if (Slot* slot = slot_at(ticket->slot)) arrived(*slot, ticket->outcome);
+    if (letting_go_ > 0) cancel_last(fd);
   }
   collected_.clear();
 }
 
 void PosixAio::ask_to_cancel(Slot& slot) {
-  // Works while the request waits for a thread or for another request of its descriptor; it then completes with
-  // ECANCELED, which the waiter sees as any other end.
-  aio_cancel(slot.request->fd, &tickets_[slot.index].block);
+  Ticket& ticket = tickets_[slot.index];
+  if (!ticket.queued || ticket.letting_go) return;
+  ticket.letting_go = true;
+  letting_go_++;
+  cancel_last(slot.request->fd);
+}
+
+// aio_cancel() works while a request waits for a thread or for another one of its descriptor; it then completes with ECANCELED, which the waiter sees as any other
+// end. But when the request that it takes out is the next one to run, glibc (seen with 2.36) forgets those behind it on the same descriptor: they are never run. So only
+// the last one of a descriptor is taken out, and then the one before it, as long as their requesters have let go of them.
+void PosixAio::cancel_last(int fd) {
+  for (;;) {
+    Ticket* last = nullptr;
+    for (Ticket& ticket : tickets_) {
+      if (ticket.queued && ticket.block.aio_fildes == fd && (last == nullptr || ticket.number > last->number)) last = &ticket;
+    }
+    if (last == nullptr || !last->letting_go || aio_cancel(fd, &last->block) == AIO_NOTCANCELED) return;
+    last->queued = false;
+  }
 }
 
 }  // namespace

@@ -595,6 +595,33 @@ void cancelled_for_good(const EngineKind& kind) {
   CHECK(memcmp(first.memory.data(), "sixteen letters!", 16) == 0);
 }
 
+// While no thread is free both wait, one behind the other. What is taken out takes nothing with it.
+void cancelled_before_others_of_its_file(const EngineKind& kind) {
+  if (std::string(kind.name) == "aio") return;  // Linux AIO would block in io_submit on a pipe
+  constexpr size_t threads = 20 - 1;            // of glibc's POSIX AIO; the engine's waiter has one
+  for (const size_t cancelled : {size_t{1}, size_t{2}, size_t{4}}) {
+    Bench busy(kind, false, threads);
+    std::vector<UniqueFd> pipes;
+    for (size_t i = 0; i < threads; i++) {
+      int ends[2];
+      CHECK_EQ(pipe2(ends, O_CLOEXEC), 0);
+      pipes.emplace_back(ends[0]);
+      pipes.emplace_back(ends[1]);
+      busy.submit(reading, ends[0], 0, 1);
+    }
+    busy.engine->flush(busy.sink);
+    Bench bench(kind, false);
+    UniqueFd fd = bench.file(4 * 4096);
+    for (size_t i = 0; i < 4; i++) bench.submit(writing, fd.get(), i * 4096, 4096);
+    bench.engine->flush(bench.sink);
+    for (size_t i = 0; i < cancelled; i++) bench.engine->cancel(&bench.jobs[i]->request, bench.sink);
+    for (size_t i = 1; i < pipes.size(); i += 2) CHECK_EQ(write(pipes[i].get(), "x", 1), 1);
+    drain(*bench.engine, bench.sink);
+    for (size_t i = 0; i < 4; i++) CHECK(bench.jobs[i]->request.result == 4096 || (i < cancelled && bench.jobs[i]->request.result == -ECANCELED));
+    drain(*busy.engine, busy.sink);
+  }
+}
+
 void wait_knows_its_limits(const EngineKind& kind, bool direct) {
   Bench bench(kind, direct);
   CHECK(!bench.engine->wait(bench.sink, -1));  // nothing in flight: at once
@@ -890,6 +917,7 @@ int main(int argc, char** argv) {
 #undef TEST
       if (direct) test("an_unaligned_cut_of_a_direct_transfer", [&] { an_unaligned_cut_of_a_direct_transfer(kind); });
       if (!direct) test("cancelled_for_good", [&] { cancelled_for_good(kind); });
+      if (!direct) test("cancelled_before_others_of_its_file", [&] { cancelled_before_others_of_its_file(kind); });
       if (!direct) test("leaves_nothing_behind", [&] { leaves_nothing_behind(kind); });
       if (kind.create == try_create_io_uring) {
         test("the_completion_queue_overflows", [&] { the_completion_queue_overflows(direct); });
