@@ -186,7 +186,7 @@ class CurlLoop {
 
 Result curl_loop(const CurlLoopOptions& options) {
   Result result;
-  curl::Refusal refusal;
+  Refusal refusal;
   const curl::Api* const api = curl::load(refusal);
   if (api == nullptr) {
     result.error = EIO;

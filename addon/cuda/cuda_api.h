@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "util/shared_library.h"
+
 namespace hicache::cuda {
 
 // A device address, as the driver passes it: never a pointer, for this processor cannot follow it.
@@ -66,9 +68,6 @@ struct Api {
   Result (*device_name)(char*, int, Device) = nullptr;
 };
 
-struct Refusal {
-  std::string reason, remedy;
-};
 // nullptr, with the refusal, where it cannot be had; asked again it is tried again. May read files: for threads that may wait.
 const Api* load(Refusal&);
 

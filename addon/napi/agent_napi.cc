@@ -110,9 +110,10 @@ std::unique_ptr<Plugin> make_posix_plugin(Napi::Object options, const std::share
     directory.hold_fd = static_cast<int>(number);
     posix.directories.push_back(std::move(directory));
   }
-  EngineRefusal refusal;
+  Refusal refusal;
   auto plugin = try_create_posix_plugin(posix, queue, refusal);
-  if (plugin == nullptr) throw_refusal(env, "The engine " + posix.engine, refusal.reason, refusal.remedy);
+  // A data path names itself in its reason.
+  if (plugin == nullptr) throw_refusal(env, posix.data_path ? "The data path" : "The engine " + posix.engine, refusal.reason, refusal.remedy);
   return plugin;
 }
 
@@ -124,7 +125,7 @@ std::unique_ptr<Plugin> make_obj_plugin(Napi::Object options) {
     return nullptr;
   }
   if (!object_options_of(value.As<Napi::Object>(), objects)) return nullptr;
-  curl::Refusal refusal;
+  Refusal refusal;
   auto plugin = try_create_obj_plugin(objects, refusal);
   if (plugin == nullptr) throw_refusal(options.Env(), "Plugin OBJ", refusal.reason, refusal.remedy);
   return plugin;

@@ -38,7 +38,7 @@ bool usrbio_of(Napi::Object options, PosixOptions& out) {
   usrbio.iopool_size = static_cast<unsigned>(slots);
   usrbio.mem_config = memory == "dram" ? hf3fs::MemConfig::dram : memory == "dram_zc" ? hf3fs::MemConfig::dram_zc : hf3fs::MemConfig::automatic;
   usrbio.queue_depth = out.queue_depth;
-  out.data_path = [usrbio](EngineRefusal& refusal) -> std::unique_ptr<Engine> { return hf3fs::try_create_engine(usrbio, refusal.reason, refusal.remedy); };
+  out.data_path = [usrbio](Refusal& refusal) -> std::unique_ptr<Engine> { return hf3fs::try_create_engine(usrbio, refusal.reason, refusal.remedy); };
   out.register_file = [](int fd) -> std::shared_ptr<void> { return hf3fs::register_file(fd); };
   return true;
 }
@@ -46,12 +46,7 @@ bool usrbio_of(Napi::Object options, PosixOptions& out) {
 bool nixl_of(Napi::Object options, PosixOptions& out) {
   nixl::Options bridge;
   if (!string_of(options, "plugin", bridge.plugin) || !parameters_of(options.Get("parameters"), bridge.parameters)) return false;
-  out.data_path = [bridge](EngineRefusal& refusal) -> std::unique_ptr<Engine> {
-    nixl::Refusal why;
-    auto engine = nixl::try_create_nixl(bridge, why);
-    refusal = {why.reason, why.remedy};
-    return engine;
-  };
+  out.data_path = [bridge](Refusal& refusal) -> std::unique_ptr<Engine> { return nixl::try_create_nixl(bridge, refusal); };
   return true;
 }
 
@@ -70,7 +65,7 @@ bool device_path_of(Napi::Object options, PosixOptions& out) {
     cufile::CufileThreadsOptions threads;
     if (!number_of(path, "threadCount", 4, 1, 1024, number)) return false;
     threads.thread_count = static_cast<unsigned>(number);
-    out.device_path = [threads](EngineRefusal& refusal) { return cufile::try_create_cufile_threads(threads, refusal.reason, refusal.remedy); };
+    out.device_path = [threads](Refusal& refusal) { return cufile::try_create_cufile_threads(threads, refusal.reason, refusal.remedy); };
   } else if (kind == "gds") {
     cufile::CufileBatchOptions batches;
     if (!number_of(path, "batchPoolSize", 128, 1, 65536, number)) return false;
@@ -79,7 +74,7 @@ bool device_path_of(Napi::Object options, PosixOptions& out) {
     batches.batch_limit = static_cast<unsigned>(number);
     if (!number_of(path, "maxRequestSize", 16 << 20, 4096, 4294967296.0, number)) return false;
     batches.max_request_size = static_cast<size_t>(number);
-    out.device_path = [batches](EngineRefusal& refusal) { return cufile::try_create_cufile_batch(batches, refusal.reason, refusal.remedy); };
+    out.device_path = [batches](Refusal& refusal) { return cufile::try_create_cufile_batch(batches, refusal.reason, refusal.remedy); };
   } else {
     throw_argument(options.Env(), "devicePath is of kind gds_mt or gds.");
     return false;
@@ -166,7 +161,7 @@ Napi::Value allocate_usrbio(const Napi::CallbackInfo& info) {
   }
   struct Answer {
     std::shared_ptr<hf3fs::SharedArena> arena;
-    hf3fs::Refusal refusal;
+    Refusal refusal;
   };
   const std::string mount_point = info[0].As<Napi::String>().Utf8Value();
   auto answer = std::make_shared<Answer>();

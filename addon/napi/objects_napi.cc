@@ -74,7 +74,7 @@ bool credentials_of(Napi::Value value, Credentials& out) {
 
 Napi::Value curl_report(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  curl::Refusal refusal;
+  Refusal refusal;
   const curl::Api* const api = curl::load(refusal);
   Napi::Object out = Napi::Object::New(env);
   out.Set("usable", Napi::Boolean::New(env, api != nullptr));
@@ -170,7 +170,7 @@ class ClientWrap final : public Napi::ObjectWrap<ClientWrap> {
       return;
     }
     if (!object_options_of(info[0].As<Napi::Object>(), options)) return;
-    curl::Refusal refusal;
+    Refusal refusal;
     const curl::Api* const api = curl::load(refusal);
     if (api == nullptr) {
       make_error(env, "ERR_PLUGIN_UNAVAILABLE", "Plugin OBJ cannot be used: " + refusal.reason + ". " + refusal.remedy).ThrowAsJavaScriptException();

@@ -117,7 +117,7 @@ Napi::Value probe_engines(const Napi::CallbackInfo& info) {
   struct Answer {
     const char* name;
     bool usable = false;
-    EngineRefusal refusal;
+    Refusal refusal;
   };
   auto answers = std::make_shared<std::vector<Answer>>();
   for (const char* name : {"aio", "io_uring", "posix_aio"}) answers->push_back({name, false, {}});

@@ -38,7 +38,7 @@ struct AgentBench {
     options.threads = threads;
     options.queue_depth = 4;
     options.directories.push_back(directory);
-    EngineRefusal refusal;
+    Refusal refusal;
     auto plugin = try_create_posix_plugin(options, queue, refusal);
     if (plugin == nullptr) return;
     agent = std::make_unique<Agent>(Words{words.data(), words.size(), word_region}, queue, std::move(plugin));

@@ -257,7 +257,7 @@ struct Arena {
   Region region;
 
   explicit Arena(size_t bytes, size_t block_bytes = 0) {
-    hf3fs::Refusal refusal;
+    Refusal refusal;
     memory = hf3fs::SharedArena::create(mount_point, bytes, block_bytes, refusal);
     if (memory == nullptr) check_failed(__FILE__, __LINE__, refusal.reason);
     region.address = memory->base();
@@ -270,7 +270,7 @@ struct Arena {
 // ---- tests ----
 
 void says_what_is_missing() {
-  hf3fs::Refusal refusal;
+  Refusal refusal;
   ::unsetenv("HICACHE_NIXL_HF3FS_PATH");
   if (hf3fs::load(refusal) != nullptr) check_failed(__FILE__, __LINE__, "a real library would be used: these tests are not for one");
   CHECK(refusal.reason.find("libhf3fs_api_shared.so") != std::string::npos);
@@ -292,7 +292,7 @@ void loads(const char* name) {
   CHECK(folder != nullptr);
   const std::string path = std::string(folder).append("/").append(name);
   ::setenv("HICACHE_NIXL_HF3FS_PATH", path.c_str(), 1);
-  hf3fs::Refusal refusal;
+  Refusal refusal;
   api = hf3fs::load(refusal);
   if (api == nullptr) check_failed(__FILE__, __LINE__, refusal.reason);
   CHECK(api->path.find(name) != std::string::npos);
@@ -332,7 +332,7 @@ void refuses_what_cannot_be() {
     CHECK(reason.find("ENOMEM") != std::string::npos);
     CHECK_EQ(knob(fault).load(), 0);
   }
-  hf3fs::Refusal refusal;
+  Refusal refusal;
   knob("fault.iov_create") = 1;
   CHECK(hf3fs::SharedArena::create(mount_point, 65536, 0, refusal) == nullptr && refusal.reason.find("ENOMEM") != std::string::npos);
   CHECK(hf3fs::SharedArena::create(mount_point, 65537, 65536, refusal) == nullptr);

@@ -115,7 +115,7 @@ class Bench {
   explicit Bench(const nixl::Options& options = linux_aio, bool with_direct = false, bool may_leave = false) : direct_(with_direct), may_leave_(may_leave) {
     for (const char* name : {"count.in_flight_max", "count.polls", "count.posts", "count.agents_made", "count.mapped_over", "count.descriptors"}) knobs->set(name, 0);
     kept_before_ = nixl::agents_kept();
-    nixl::Refusal refusal;
+    Refusal refusal;
     engine = nixl::try_create_nixl(options, refusal);
     if (engine == nullptr) check_failed(__FILE__, __LINE__, refusal.reason + ": " + refusal.remedy);
     memory = AlignedBuffer(region_bytes);
@@ -265,7 +265,7 @@ class Bench {
 // ---- loading ----
 
 void the_library_is_found(const std::string& library) {
-  nixl::Refusal refusal;
+  Refusal refusal;
   ::setenv("HICACHE_NIXL_LIBNIXL_PATH", "/nonexistent/libnixl_capi.so", 1);
   CHECK(nixl::load(refusal) == nullptr);
   CHECK(refusal.reason.find("/nonexistent/libnixl_capi.so") != std::string::npos);
@@ -334,7 +334,7 @@ void plugins_are_told() {
 
 void what_cannot_be_had_is_refused() {
   const auto refused = [](const nixl::Options& options, const char* part) {
-    nixl::Refusal refusal;
+    Refusal refusal;
     CHECK(nixl::try_create_nixl(options, refusal) == nullptr);
     if (refusal.reason.find(part) == std::string::npos) check_failed(__FILE__, __LINE__, refusal.reason);
     CHECK(!refusal.remedy.empty());
@@ -1149,7 +1149,7 @@ void threads() {
 
 // Objects are not files: the stand-in is asked as the real library would be.
 void objects_of_the_stand_in() {
-  nixl::Refusal refusal;
+  Refusal refusal;
   const nixl::Api& api = *nixl::load(refusal);
   const nixl::AgentConfig config;
   nixl::Agent* agent = nullptr;

@@ -42,7 +42,7 @@ std::unique_ptr<Plugin> plugin_for(const TinyS3& server, uint32_t credentials, u
   options.connections = connections;
   options.multipart_bytes = 6 << 20;
   options.send_checksum = options.ask_checksum = options.sign_payload = checksums;
-  curl::Refusal refusal;
+  Refusal refusal;
   auto plugin = try_create_obj_plugin(options, refusal);
   if (plugin == nullptr) std::printf("%s\n", refusal.reason.c_str());
   return plugin;
@@ -274,7 +274,7 @@ void no_server(uint32_t credentials) {
   options.region = "us-east-1";
   options.bucket = "bucket";
   options.credentials = credentials;
-  curl::Refusal refusal;
+  Refusal refusal;
   Bench bench(try_create_obj_plugin(options, refusal));
   bench.expect(read("page", 0, 1000), Status::unavailable);
   // No time for a second try.
@@ -293,7 +293,7 @@ void client(uint32_t credentials) {
   options.region = "us-east-1";
   options.bucket = "bucket";
   options.credentials = credentials;
-  curl::Refusal refusal;
+  Refusal refusal;
   ObjectClient client(*curl::load(refusal), options);
   CHECK_EQ(client.request({"PUT", "key", {}, {}, "a body", 5000, 0}).status, 200);
   CHECK_EQ(client.request({"GET", "key", {}, {}, "", 5000, 0}).body, "a body");
@@ -324,7 +324,7 @@ void client(uint32_t credentials) {
 }  // namespace
 
 int main() {
-  curl::Refusal refusal;
+  Refusal refusal;
   if (curl::load(refusal) == nullptr) {
     std::printf("obj_test: NOTHING was tested: %s (%s)\n", refusal.reason.c_str(), refusal.remedy.c_str());
     return 0;

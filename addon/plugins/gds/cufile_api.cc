@@ -1,15 +1,10 @@
 #include "plugins/gds/cufile_api.h"
 
-#include <dlfcn.h>
-
 #include <cerrno>
-#include <cstdlib>
 #include <memory>
-#include <mutex>
-#include <type_traits>
-#include <vector>
 
 #include "engine/engine_base.h"
+#include "util/shared_library.h"
 
 namespace hicache::cufile {
 namespace {
@@ -17,38 +12,29 @@ namespace {
 constexpr char path_variable[] = "HICACHE_NIXL_CUFILE_PATH";
 
 std::unique_ptr<Api> open(const std::string& name, std::string& why) {
-  void* const library = ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    const char* const text = ::dlerror();
-    why = text == nullptr ? name + " does not load" : text;
+  SharedLibrary library(name, SharedLibrary::plain, why);
+  if (!library) return nullptr;
+  auto api = std::make_unique<Api>();
+  library.find(api->driver_open, "cuFileDriverOpen");
+  library.find(api->driver_close, "cuFileDriverClose_v2");
+  library.find(api->handle_register, "cuFileHandleRegister");
+  library.find(api->handle_deregister, "cuFileHandleDeregister");
+  library.find(api->buffer_register, "cuFileBufRegister");
+  library.find(api->buffer_deregister, "cuFileBufDeregister");
+  library.find(api->read, "cuFileRead");
+  library.find(api->write, "cuFileWrite");
+  library.find(api->batch_setup, "cuFileBatchIOSetUp");
+  library.find(api->batch_submit, "cuFileBatchIOSubmit");
+  library.find(api->batch_status, "cuFileBatchIOGetStatus");
+  library.find(api->batch_cancel, "cuFileBatchIOCancel");
+  library.find(api->batch_destroy, "cuFileBatchIODestroy");
+  library.look_for(api->get_version, "cuFileGetVersion");
+  library.look_for(api->set_parameter_bool, "cuFileSetParameterBool");
+  if (!library.complete(why)) {
+    why.append(": it is older than 1.4");
     return nullptr;
   }
-  auto api = std::make_unique<Api>();
-  bool complete = true;
-  const auto find = [&](auto& function, const char* symbol, bool mandatory = true) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, symbol));
-    if (function != nullptr || !mandatory || !complete) return;
-    complete = false;
-    why = name + " has no " + symbol + ": it is older than 1.4";
-  };
-  find(api->driver_open, "cuFileDriverOpen");
-  find(api->driver_close, "cuFileDriverClose_v2");
-  find(api->handle_register, "cuFileHandleRegister");
-  find(api->handle_deregister, "cuFileHandleDeregister");
-  find(api->buffer_register, "cuFileBufRegister");
-  find(api->buffer_deregister, "cuFileBufDeregister");
-  find(api->read, "cuFileRead");
-  find(api->write, "cuFileWrite");
-  find(api->batch_setup, "cuFileBatchIOSetUp");
-  find(api->batch_submit, "cuFileBatchIOSubmit");
-  find(api->batch_status, "cuFileBatchIOGetStatus");
-  find(api->batch_cancel, "cuFileBatchIOCancel");
-  find(api->batch_destroy, "cuFileBatchIODestroy");
-  find(api->get_version, "cuFileGetVersion", false);
-  find(api->set_parameter_bool, "cuFileSetParameterBool", false);
-  if (!complete) return nullptr;
-  Dl_info place{};
-  api->path = ::dladdr(reinterpret_cast<void*>(api->read), &place) != 0 && place.dli_fname != nullptr ? place.dli_fname : name;
+  api->path = library.path_of(api->read);
   int version = 0;
   if (api->get_version != nullptr && api->get_version(&version).code == 0 && version > 0) {
     api->version = std::to_string(version / 1000).append(1, '.').append(std::to_string(version % 1000 / 10));
@@ -82,24 +68,9 @@ constexpr Known known[] = {
 }  // namespace
 
 const Api* load(Failure& failure) {
-  static std::mutex mutex;
-  static const Api* loaded = nullptr;
-  std::lock_guard lock(mutex);
-  if (loaded != nullptr) return loaded;
-  const char* const named = std::getenv(path_variable);
-  std::vector<std::string> names;
-  // A library that somebody has named is the one, or none is.
-  if (named != nullptr && *named != '\0') names = {named};
-  else names = {"libcufile.so.0", "libcufile.so"};
   std::string reasons;
-  for (const std::string& name : names) {
-    std::string why;
-    if (auto api = open(name, why)) {
-      loaded = api.release();
-      return loaded;
-    }
-    reasons += (reasons.empty() ? "" : "; ") + why;
-  }
+  const Api* const api = load_once<Api>([] { return library_names(path_variable, {"libcufile.so.0", "libcufile.so"}); }, open, reasons);
+  if (api != nullptr) return api;
   failure.code = "CUFILE_UNAVAILABLE";
   failure.what = "cuFile cannot be loaded: " + reasons;
   failure.remedy = "install libcufile (with CUDA 11.4 or newer: the package libcufile, or nvidia-cufile of Python), or name the file in HICACHE_NIXL_CUFILE_PATH";

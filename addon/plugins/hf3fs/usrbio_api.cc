@@ -1,15 +1,10 @@
 #include "plugins/hf3fs/usrbio_api.h"
 
-#include <dlfcn.h>
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <system_error>
-#include <type_traits>
-#include <vector>
 
 #include "util/errno_name.h"
 
@@ -17,54 +12,30 @@ namespace hicache::hf3fs {
 namespace {
 
 constexpr char path_variable[] = "HICACHE_NIXL_HF3FS_PATH";
-constexpr char library_name[] = "libhf3fs_api_shared.so";
 constexpr char remedy_text[] = "install the client of 3FS, whose libhf3fs_api_shared.so must be found by the loader (ldconfig, LD_LIBRARY_PATH), or name the file in HICACHE_NIXL_HF3FS_PATH";
 
-// Inside of Node, what the library calls of OpenSSL and others would bind to Node's own copies, of other versions. The sanitizers refuse the flag.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int load_flags = RTLD_NOW | RTLD_LOCAL;
-#else
-constexpr int load_flags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
-#endif
-
 std::unique_ptr<Api> open(const std::string& name, std::string& why) {
-  void* const library = ::dlopen(name.c_str(), load_flags);
-  if (library == nullptr) {
-    const char* const text = ::dlerror();
-    why = text == nullptr ? name + " does not load" : text;
-    return nullptr;
-  }
+  SharedLibrary library(name, SharedLibrary::deep, why);
+  if (!library) return nullptr;
   auto api = std::make_unique<Api>();
-  bool complete = true;
-  const auto look_for = [&](auto& function, const char* symbol) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, symbol));
-    return function != nullptr;
-  };
-  const auto find = [&](auto& function, const char* symbol) {
-    if (look_for(function, symbol) || !complete) return;
-    complete = false;
-    why = name + " has no " + symbol;
-  };
-  find(api->is_hf3fs, "hf3fs_is_hf3fs");
-  find(api->extract_mount_point, "hf3fs_extract_mount_point");
-  find(api->iovcreate, "hf3fs_iovcreate");
-  find(api->iovdestroy, "hf3fs_iovdestroy");
-  find(api->ior_size, "hf3fs_ior_size");
-  find(api->iorcreate, "hf3fs_iorcreate");
-  find(api->iordestroy, "hf3fs_iordestroy");
-  find(api->reg_fd, "hf3fs_reg_fd");
-  find(api->dereg_fd, "hf3fs_dereg_fd");
-  find(api->io_entries, "hf3fs_io_entries");
-  find(api->prep_io, "hf3fs_prep_io");
-  find(api->submit_ios, "hf3fs_submit_ios");
-  find(api->wait_for_ios, "hf3fs_wait_for_ios");
-  if (!complete) return nullptr;
-  look_for(api->iorcreate2, "hf3fs_iorcreate2");
-  look_for(api->iorcreate3, "hf3fs_iorcreate3");
-  look_for(api->iorcreate4, "hf3fs_iorcreate4");
-  Dl_info place{};
-  const bool placed = ::dladdr(reinterpret_cast<void*>(api->prep_io), &place) != 0 && place.dli_fname != nullptr;
-  api->path = placed ? place.dli_fname : name;
+  library.find(api->is_hf3fs, "hf3fs_is_hf3fs");
+  library.find(api->extract_mount_point, "hf3fs_extract_mount_point");
+  library.find(api->iovcreate, "hf3fs_iovcreate");
+  library.find(api->iovdestroy, "hf3fs_iovdestroy");
+  library.find(api->ior_size, "hf3fs_ior_size");
+  library.find(api->iorcreate, "hf3fs_iorcreate");
+  library.find(api->iordestroy, "hf3fs_iordestroy");
+  library.find(api->reg_fd, "hf3fs_reg_fd");
+  library.find(api->dereg_fd, "hf3fs_dereg_fd");
+  library.find(api->io_entries, "hf3fs_io_entries");
+  library.find(api->prep_io, "hf3fs_prep_io");
+  library.find(api->submit_ios, "hf3fs_submit_ios");
+  library.find(api->wait_for_ios, "hf3fs_wait_for_ios");
+  if (!library.complete(why)) return nullptr;
+  library.look_for(api->iorcreate2, "hf3fs_iorcreate2");
+  library.look_for(api->iorcreate3, "hf3fs_iorcreate3");
+  library.look_for(api->iorcreate4, "hf3fs_iorcreate4");
+  api->path = library.path_of(api->prep_io);
   const char* const newest = api->iorcreate4 != nullptr ? "iorcreate4" : api->iorcreate3 != nullptr ? "iorcreate3" : api->iorcreate2 != nullptr ? "iorcreate2" : "iorcreate";
   api->version = std::string("usrbio with ").append(newest);
   // The binary interface has no version to ask for. The size of a ring's memory is part of it, and known.
@@ -80,20 +51,10 @@ std::unique_ptr<Api> open(const std::string& name, std::string& why) {
 }  // namespace
 
 const Api* load(Refusal& refusal) {
-  static std::mutex mutex;
-  static const Api* loaded = nullptr;
-  std::lock_guard lock(mutex);
-  if (loaded != nullptr) return loaded;
-  const char* const named = std::getenv(path_variable);
-  // A library that somebody has named is the one, or none is.
-  const std::string name = named != nullptr && *named != '\0' ? named : library_name;
-  std::string why;
-  if (auto api = open(name, why)) {
-    loaded = api.release();
-    return loaded;
-  }
-  refusal = {"the usrbio library of 3FS cannot be loaded: " + why, remedy_text};
-  return nullptr;
+  std::string reasons;
+  const Api* const api = load_once<Api>([] { return library_names(path_variable, {"libhf3fs_api_shared.so"}); }, open, reasons);
+  if (api == nullptr) refusal = {"the usrbio library of 3FS cannot be loaded: " + reasons, remedy_text};
+  return api;
 }
 
 int Api::create_ring(Ior& ring, const std::string& mount, int entries, bool for_read) const {

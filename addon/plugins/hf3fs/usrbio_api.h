@@ -6,6 +6,8 @@
 #include <ctime>
 #include <string>
 
+#include "util/shared_library.h"
+
 namespace hicache::hf3fs {
 
 // Shared memory that the file system's side knows. `id` names it there.
@@ -42,10 +44,6 @@ static_assert(offsetof(Ior, io_depth) == 580 && offsetof(Ior, priority) == 584 &
 static_assert(sizeof(Cqe) == 24 && offsetof(Cqe, result) == 8 && offsetof(Cqe, userdata) == 16);
 
 inline constexpr int any_numa_node = -1;
-
-struct Refusal {
-  std::string reason, remedy;
-};
 
 // 0 or -errno everywhere, except where it says otherwise.
 struct Api {

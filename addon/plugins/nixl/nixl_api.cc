@@ -1,15 +1,11 @@
 #include "plugins/nixl/nixl_api.h"
 
 #include <dirent.h>
-#include <dlfcn.h>
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
-#include <type_traits>
 
 namespace hicache::nixl {
 namespace {
@@ -17,9 +13,6 @@ namespace {
 constexpr char path_variable[] = "HICACHE_NIXL_LIBNIXL_PATH";
 constexpr char remedy_text[] =
     "install NIXL 1.0 or newer (pip install nixl, or build it with its C library), or name libnixl_capi.so, or the folder it lies in, in HICACHE_NIXL_LIBNIXL_PATH";
-
-// Not RTLD_DEEPBIND: Node holds copies of libstdc++'s streams, and a deeply bound library would write to the ones that nobody has initialised.
-constexpr int load_flags = RTLD_NOW | RTLD_LOCAL;
 
 // The order in which they need each other. The last is needed by plugins.
 constexpr const char* sibling_names[] = {"libserdes", "libnixl_common", "libstream", "libnixl_build", "libnixl", "libfile_utils"};
@@ -33,11 +26,6 @@ bool exists(const std::string& path) {
 bool is_folder(const std::string& path) {
   struct stat info;
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-std::string text_of(const char* name) {
-  const char* const value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 // Entries whose name begins with `beginning`, sorted; full paths.
@@ -120,84 +108,70 @@ std::string version_beside(const std::string& folder) {
   return "";
 }
 
-void* open_library(const std::string& path, std::string& why) {
-  void* const library = ::dlopen(path.c_str(), load_flags);
-  if (library != nullptr) return library;
-  const char* const text = ::dlerror();
-  why = text == nullptr ? path + " does not load" : text;
-  return nullptr;
-}
-
+// Not deeply bound: Node holds copies of libstdc++'s streams, and such a library would write to the ones that nobody has initialised.
 std::unique_ptr<Api> open(const Place& place, std::string& why) {
   // What a sibling lacks comes out again, and clearer, when the library itself is loaded.
   std::string sibling_why;
-  for (const std::string& sibling : place.siblings) {
+  for (const std::string& name : place.siblings) {
     std::string reason;
-    if (open_library(sibling, reason) == nullptr && sibling_why.empty()) sibling_why = reason;
+    const SharedLibrary sibling(name, SharedLibrary::plain, reason);
+    if (!sibling && sibling_why.empty()) sibling_why = reason;
   }
-  void* const library = open_library(place.library, why);
-  if (library == nullptr) {
+  SharedLibrary library(place.library, SharedLibrary::plain, why);
+  if (!library) {
     if (!sibling_why.empty()) why += " (before it: " + sibling_why + ")";
     return nullptr;
   }
   auto api = std::make_unique<Api>();
-  bool complete = true;
-  const auto find = [&](auto& function, const char* symbol) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, symbol));
-    if (function != nullptr || !complete) return;
-    complete = false;
-    why = place.library + " has no " + symbol;
-  };
   bool (*is_stub)() = nullptr;
-  find(is_stub, "nixl_capi_is_stub");
-  find(api->create_configured_agent, "nixl_capi_create_configured_agent");
-  find(api->destroy_agent, "nixl_capi_destroy_agent");
-  find(api->get_available_plugins, "nixl_capi_get_available_plugins");
-  find(api->string_list_size, "nixl_capi_string_list_size");
-  find(api->string_list_get, "nixl_capi_string_list_get");
-  find(api->destroy_string_list, "nixl_capi_destroy_string_list");
-  find(api->get_plugin_params, "nixl_capi_get_plugin_params");
-  find(api->mem_list_size, "nixl_capi_mem_list_size");
-  find(api->mem_list_get, "nixl_capi_mem_list_get");
-  find(api->destroy_mem_list, "nixl_capi_destroy_mem_list");
-  find(api->create_params, "nixl_capi_create_params");
-  find(api->params_add, "nixl_capi_params_add");
-  find(api->destroy_params, "nixl_capi_destroy_params");
-  find(api->params_is_empty, "nixl_capi_params_is_empty");
-  find(api->params_create_iterator, "nixl_capi_params_create_iterator");
-  find(api->params_iterator_next, "nixl_capi_params_iterator_next");
-  find(api->params_destroy_iterator, "nixl_capi_params_destroy_iterator");
-  find(api->create_backend, "nixl_capi_create_backend");
-  find(api->destroy_backend, "nixl_capi_destroy_backend");
-  find(api->create_opt_args, "nixl_capi_create_opt_args");
-  find(api->opt_args_add_backend, "nixl_capi_opt_args_add_backend");
-  find(api->destroy_opt_args, "nixl_capi_destroy_opt_args");
-  find(api->create_reg_dlist, "nixl_capi_create_reg_dlist");
-  find(api->reg_dlist_add_desc, "nixl_capi_reg_dlist_add_desc");
-  find(api->destroy_reg_dlist, "nixl_capi_destroy_reg_dlist");
-  find(api->register_mem, "nixl_capi_register_mem");
-  find(api->deregister_mem, "nixl_capi_deregister_mem");
-  find(api->create_xfer_dlist, "nixl_capi_create_xfer_dlist");
-  find(api->xfer_dlist_add_desc, "nixl_capi_xfer_dlist_add_desc");
-  find(api->destroy_xfer_dlist, "nixl_capi_destroy_xfer_dlist");
-  find(api->create_xfer_req, "nixl_capi_create_xfer_req");
-  find(api->post_xfer_req, "nixl_capi_post_xfer_req");
-  find(api->get_xfer_status, "nixl_capi_get_xfer_status");
-  find(api->release_xfer_req, "nixl_capi_release_xfer_req");
-  find(api->destroy_xfer_req, "nixl_capi_destroy_xfer_req");
-  find(api->create_query_resp_list, "nixl_capi_create_query_resp_list");
-  find(api->query_mem, "nixl_capi_query_mem");
-  find(api->query_resp_list_size, "nixl_capi_query_resp_list_size");
-  find(api->query_resp_list_has_value, "nixl_capi_query_resp_list_has_value");
-  find(api->query_resp_list_get_params, "nixl_capi_query_resp_list_get_params");
-  find(api->destroy_query_resp_list, "nixl_capi_destroy_query_resp_list");
-  if (!complete) return nullptr;
+  library.find(is_stub, "nixl_capi_is_stub");
+  library.find(api->create_configured_agent, "nixl_capi_create_configured_agent");
+  library.find(api->destroy_agent, "nixl_capi_destroy_agent");
+  library.find(api->get_available_plugins, "nixl_capi_get_available_plugins");
+  library.find(api->string_list_size, "nixl_capi_string_list_size");
+  library.find(api->string_list_get, "nixl_capi_string_list_get");
+  library.find(api->destroy_string_list, "nixl_capi_destroy_string_list");
+  library.find(api->get_plugin_params, "nixl_capi_get_plugin_params");
+  library.find(api->mem_list_size, "nixl_capi_mem_list_size");
+  library.find(api->mem_list_get, "nixl_capi_mem_list_get");
+  library.find(api->destroy_mem_list, "nixl_capi_destroy_mem_list");
+  library.find(api->create_params, "nixl_capi_create_params");
+  library.find(api->params_add, "nixl_capi_params_add");
+  library.find(api->destroy_params, "nixl_capi_destroy_params");
+  library.find(api->params_is_empty, "nixl_capi_params_is_empty");
+  library.find(api->params_create_iterator, "nixl_capi_params_create_iterator");
+  library.find(api->params_iterator_next, "nixl_capi_params_iterator_next");
+  library.find(api->params_destroy_iterator, "nixl_capi_params_destroy_iterator");
+  library.find(api->create_backend, "nixl_capi_create_backend");
+  library.find(api->destroy_backend, "nixl_capi_destroy_backend");
+  library.find(api->create_opt_args, "nixl_capi_create_opt_args");
+  library.find(api->opt_args_add_backend, "nixl_capi_opt_args_add_backend");
+  library.find(api->destroy_opt_args, "nixl_capi_destroy_opt_args");
+  library.find(api->create_reg_dlist, "nixl_capi_create_reg_dlist");
+  library.find(api->reg_dlist_add_desc, "nixl_capi_reg_dlist_add_desc");
+  library.find(api->destroy_reg_dlist, "nixl_capi_destroy_reg_dlist");
+  library.find(api->register_mem, "nixl_capi_register_mem");
+  library.find(api->deregister_mem, "nixl_capi_deregister_mem");
+  library.find(api->create_xfer_dlist, "nixl_capi_create_xfer_dlist");
+  library.find(api->xfer_dlist_add_desc, "nixl_capi_xfer_dlist_add_desc");
+  library.find(api->destroy_xfer_dlist, "nixl_capi_destroy_xfer_dlist");
+  library.find(api->create_xfer_req, "nixl_capi_create_xfer_req");
+  library.find(api->post_xfer_req, "nixl_capi_post_xfer_req");
+  library.find(api->get_xfer_status, "nixl_capi_get_xfer_status");
+  library.find(api->release_xfer_req, "nixl_capi_release_xfer_req");
+  library.find(api->destroy_xfer_req, "nixl_capi_destroy_xfer_req");
+  library.find(api->create_query_resp_list, "nixl_capi_create_query_resp_list");
+  library.find(api->query_mem, "nixl_capi_query_mem");
+  library.find(api->query_resp_list_size, "nixl_capi_query_resp_list_size");
+  library.find(api->query_resp_list_has_value, "nixl_capi_query_resp_list_has_value");
+  library.find(api->query_resp_list_get_params, "nixl_capi_query_resp_list_get_params");
+  library.find(api->destroy_query_resp_list, "nixl_capi_destroy_query_resp_list");
+  if (!library.complete(why)) return nullptr;
   if (is_stub()) {
     why = place.library + " is NIXL's stub, which can do nothing: it stands in where the real library is not installed";
     return nullptr;
   }
-  Dl_info info{};
-  api->path = ::dladdr(reinterpret_cast<void*>(api->destroy_agent), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : place.library;
+  api->path = library.path_of(api->destroy_agent);
   api->version = version_beside(folder_of(api->path));
   const std::string plugins = text_of("NIXL_PLUGIN_DIR"), folder = folder_of(api->path);
   api->plugin_folder = !plugins.empty() ? plugins : folder.empty() ? "" : folder + "/plugins";
@@ -283,19 +257,9 @@ std::vector<Place> places() {
 }
 
 const Api* load(Refusal& refusal) {
-  static std::mutex mutex;
-  static const Api* loaded = nullptr;
-  std::lock_guard lock(mutex);
-  if (loaded != nullptr) return loaded;
   std::string reasons;
-  for (const Place& place : places()) {
-    std::string why;
-    if (auto api = open(place, why)) {
-      loaded = api.release();
-      return loaded;
-    }
-    reasons += (reasons.empty() ? "" : "; ") + why;
-  }
+  const Api* const api = load_once<Api>(places, open, reasons);
+  if (api != nullptr) return api;
   std::string reason = "NIXL's C library cannot be loaded: " + reasons;
   if (text_of(path_variable).empty()) {
     reason += "; nor is it in .nixl_cu12.mesonpy.libs or .nixl_cu13.mesonpy.libs of a Python in $VIRTUAL_ENV, $CONDA_PREFIX, ~/.local, /usr/local or /usr, nor below "

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "util/shared_library.h"
+
 namespace hicache::nixl {
 
 // Handles, all opaque.
@@ -99,9 +101,6 @@ struct Api {
   int (*destroy_query_resp_list)(QueryRespList*) = nullptr;
 };
 
-struct Refusal {
-  std::string reason, remedy;
-};
 // nullptr, with the refusal, where it cannot be had; asked again it is tried again. May read files: for threads that may wait.
 const Api* load(Refusal&);
 

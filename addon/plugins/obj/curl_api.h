@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <string>
 
+#include "util/shared_library.h"
+
 namespace hicache::curl {
 
 struct Easy;
@@ -72,9 +74,6 @@ struct Api {
   int (*multi_poll)(Multi*, void*, unsigned, int, int*) = nullptr;
 };
 
-struct Refusal {
-  std::string reason, remedy;
-};
 // nullptr, with the refusal, where it cannot be had; asked again it is tried again. May read files: for threads that may wait.
 const Api* load(Refusal&);
 

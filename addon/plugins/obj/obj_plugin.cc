@@ -202,7 +202,7 @@ class ObjPlugin final : public Plugin {
 
 }  // namespace
 
-std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, curl::Refusal& refusal) {
+std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, Refusal& refusal) {
   const curl::Api* const api = curl::load(refusal);
   if (api == nullptr) return nullptr;
   return std::make_unique<ObjPlugin>(*api, options);

@@ -11,6 +11,6 @@
 namespace hicache {
 
 // nullptr with a refusal where there is no libcurl. Throws std::system_error.
-std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, curl::Refusal& refusal);
+std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, Refusal& refusal);
 
 }  // namespace hicache

@@ -836,7 +836,7 @@ void PosixPlugin::sweep(size_t directory, std::string folder, SweepDone done) {
 
 }  // namespace
 
-std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions& options, EngineRefusal& refusal) {
+std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions& options, Refusal& refusal) {
   if (name == "io_uring") return try_create_io_uring(options, refusal.reason, refusal.remedy);
   if (name == "aio") return try_create_linux_aio(options, refusal.reason, refusal.remedy);
   if (name == "posix_aio") return try_create_posix_aio(options, refusal.reason, refusal.remedy);
@@ -844,7 +844,7 @@ std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineO
   return nullptr;
 }
 
-std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions& options, const std::shared_ptr<CompletionQueue>& queue, EngineRefusal& refusal) {
+std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions& options, const std::shared_ptr<CompletionQueue>& queue, Refusal& refusal) {
   auto plugin = std::make_unique<PosixPlugin>(options, queue);
   EngineOptions engine_options;
   engine_options.queue_depth = options.queue_depth;

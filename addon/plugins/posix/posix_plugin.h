@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "plugins/plugin.h"
 #include "pool/directory_pool.h"
+#include "util/shared_library.h"
 
 namespace hicache {
 
@@ -22,10 +23,7 @@ struct PosixDirectoryOptions {
   int hold_fd = -1;
 };
 // Makes an engine of another system's, which moves the bytes of files that this plugin opens. nullptr with a refusal.
-struct EngineRefusal {
-  std::string reason, remedy;
-};
-using EngineFactory = std::function<std::unique_ptr<Engine>(EngineRefusal&)>;
+using EngineFactory = std::function<std::unique_ptr<Engine>(Refusal&)>;
 
 struct PosixOptions {
   std::string engine;
@@ -41,9 +39,9 @@ struct PosixOptions {
 };
 
 // nullptr with a refusal when the system lacks it, or the name is not known.
-std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions&, EngineRefusal&);
+std::unique_ptr<Engine> try_create_engine(const std::string& name, const EngineOptions&, Refusal&);
 
 // nullptr with a refusal when the engine that was asked for cannot be had. Throws std::system_error when a hold_fd cannot be duplicated.
-std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions&, const std::shared_ptr<CompletionQueue>&, EngineRefusal&);
+std::unique_ptr<Plugin> try_create_posix_plugin(const PosixOptions&, const std::shared_ptr<CompletionQueue>&, Refusal&);
 
 }  // namespace hicache
