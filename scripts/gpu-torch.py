@@ -12,14 +12,14 @@ pinned = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2
 views = [memoryview(tensor.numpy()) for tensor in pinned]
 events = [torch.cuda.Event() for _ in range(2)]
 target = torch.zeros((len(files), size), dtype=torch.uint8, device='cuda')
-opened = []
 for file in files:
     fd = os.open(file, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    opened.append(fd)
+    os.close(fd)
 torch.cuda.synchronize()
 start = time.perf_counter()
-for i, fd in enumerate(opened):
+for i, file in enumerate(files):
+    fd = os.open(file, os.O_RDONLY)
     slot = i % 2
     if i >= 2:
         events[slot].synchronize()
@@ -29,6 +29,7 @@ for i, fd in enumerate(opened):
         if moved <= 0:
             sys.exit('the file is short')
         at += moved
+    os.close(fd)
     target[i].copy_(pinned[slot], non_blocking=True)
     events[slot].record()
 torch.cuda.synchronize()
