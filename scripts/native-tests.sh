@@ -15,7 +15,7 @@ out=build/native-tests
 files=${NATIVE_TEST_DIR:-${TMPDIR:-/tmp}}
 jobs=$(nproc)
 cxx=${CXX:-g++}
-flags='-std=c++20 -O1 -g -Wall -Wextra -Werror -Wno-unused-parameter -fno-omit-frame-pointer -fvisibility=hidden -Iaddon'
+flags='-std=c++20 -O1 -g1 -Wall -Wextra -Werror -Wno-unused-parameter -fno-omit-frame-pointer -fvisibility=hidden -Iaddon'
 mkdir -p "$out"
 
 # Sources that see Node's headers, directly or through a header of ours, stay out.

@@ -181,8 +181,9 @@ async function stop(): Promise<void> {
   await once(child, 'exit')
 }
 
-// A root hook, where mocha loads this. Without it the end of standard input ends Ceph just as well; with it mocha's end is the end.
-if (typeof after === 'function') {
+// A root hook, where mocha loads this. Without it the end of standard input ends Ceph just as well; with it mocha's end is the end. In a process of `mocha --parallel` such
+// a hook runs after each file, and the server is for all of them.
+if (typeof after === 'function' && process.env['MOCHA_WORKER_ID'] === undefined) {
   after(async function () {
     this.timeout(60_000)
     const server = await started?.catch(() => undefined)

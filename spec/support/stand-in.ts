@@ -1,8 +1,8 @@
 import { execFile } from 'node:child_process'
-import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
-import { mkdir, mkdtemp, rename } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { closeSync, existsSync, openSync, readFileSync, readSync, readdirSync, writeSync } from 'node:fs'
+import { mkdir, rename } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 
 const ENTRY_BYTES = 64
@@ -12,9 +12,10 @@ const ENTRIES = 128
 /** Stand-ins for libraries whose hardware is not here; `spec/support/stand-ins/NAME.cc`. They prove our logic, and nothing about the real thing. */
 export type StandInName = 'cuda' | 'cufile' | 'usrbio' | 'nixl_capi'
 
+const SOURCES = 'spec/support/stand-ins'
 const built = new Map<string, Promise<string>>()
 
-/** Builds the stand-in once a process; answers the library's path. `defines` make variants of it (`-DNAME`). */
+/** The stand-in's path: built by the first process that asks, for all that come later, as long as its source stays the same. `defines` make variants of it (`-DNAME`). */
 export function standInLibrary(name: StandInName, defines: readonly string[] = []): Promise<string> {
   const key = [name, ...defines].join('-')
   let path = built.get(key)
@@ -26,15 +27,22 @@ export function standInLibrary(name: StandInName, defines: readonly string[] = [
 }
 
 async function build(name: StandInName, defines: readonly string[], key: string): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), 'hicache-stand-in-'))
-  await mkdir(folder, { recursive: true })
+  const source = join(SOURCES, `${name}.cc`)
+  const command = [
+    process.env['CXX'] ?? 'g++', '-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', '-fvisibility=hidden', `-I${SOURCES}`,
+    ...defines.map(define => `-D${define}`), source, '-lpthread', '-ldl'
+  ]
+  const hash = createHash('sha256').update(command.join(' '))
+  for (const file of [source, ...readdirSync(SOURCES).filter(file => file.endsWith('.h')).sort().map(file => join(SOURCES, file))]) hash.update(readFileSync(file))
+  // A folder of its own: a library is looked for beside others by its name.
+  const folder = resolve('build', 'stand-ins', hash.digest('hex').slice(0, 16))
   const library = join(folder, `lib${key}.so`)
-  const compiler = process.env['CXX'] ?? 'g++'
-  await promisify(execFile)(compiler, [
-    '-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', '-fvisibility=hidden', '-Ispec/support/stand-ins',
-    ...defines.map(define => `-D${define}`), '-o', `${library}.new`, `spec/support/stand-ins/${name}.cc`, '-lpthread', '-ldl'
-  ])
-  await rename(`${library}.new`, library)
+  if (existsSync(library)) return library
+  await mkdir(folder, { recursive: true })
+  // Two processes may build it at a time: the last one wins, and both are whole.
+  const fresh = `${library}.${process.pid}`
+  await promisify(execFile)(command[0]!, [...command.slice(1), '-o', fresh])
+  await rename(fresh, library)
   return library
 }
 

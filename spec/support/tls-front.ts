@@ -2,7 +2,8 @@ import { execFile } from 'node:child_process'
 import { request, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer } from 'node:https'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import type { AddressInfo, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -25,6 +26,7 @@ let made: Promise<Certificates> | undefined
 /** An authority, another one that has signed nothing, and a certificate of the first one: once a process. */
 async function makeCertificates(): Promise<Certificates> {
   const directory = await mkdtemp(join(tmpdir(), 'hicache-tls-'))
+  process.once('exit', () => { rmSync(directory, { recursive: true, force: true }) })
   const file = (name: string): string => join(directory, name)
   const openssl = async (...words: readonly string[]): Promise<void> => { await promisify(execFile)('openssl', words) }
   const authority = (name: string): Promise<void> => openssl('req', '-x509', ...KEY, '-keyout', file(`${name}.key`), '-out', file(`${name}.pem`), '-days', '2',
@@ -36,11 +38,6 @@ async function makeCertificates(): Promise<Certificates> {
   const [key, certificate] = await Promise.all(['server.key', 'server.pem'].map(name => readFile(file(name)))) as [Buffer, Buffer]
   return { directory, caFile: file('ca.pem'), otherCaFile: file('other-ca.pem'), key, certificate }
 }
-
-after(async () => {
-  const certificates = await made?.catch(() => undefined)
-  if (certificates !== undefined) await rm(certificates.directory, { recursive: true, force: true })
-})
 
 /** TLS in front of a server of the specs. What goes through is as it was: the Host header, too, which is signed. */
 export interface TlsFront {
