@@ -590,18 +590,11 @@ export class HiCacheNixl implements AsyncDisposable {
       taken.forEach(({ key, length }, i) => { end(i, { ok: true, status: 'backup-skip', key, byteLength: length }) })
       return
     }
-    if (!taken.some(onDevice) && this.#devices.quiet) {
-      this.#store.write(scope, taken, stride, end)
-      this.#watchScope(scope)
-      return
-    }
-    const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
-    const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
-    this.#inOrder(plain ? plain.map(i => taken[i]!) : taken, pages => {
-      this.#store.write(scope, pages, stride, plain ? (i, outcome) => { end(plain[i]!, outcome) } : end)
-      this.#watchScope(scope)
-    }, (i, failure) => { end(plain ? plain[i]! : i, failure) })
-    if (staged.length > 0) this.#devices.write(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
+    this.#dispatch(scope, taken, {
+      store: (pages, places) => { this.#store.write(scope, pages, stride, places ? (i, outcome) => { end(places[i]!, outcome) } : end) },
+      stage: places => { this.#devices.write(scope, places.map(i => taken[i]!), places.map(i => taken[i]!.device!), places, end) },
+      fail: end
+    })
   }
 
   #read(pages: Iterable<string | readonly [string, Target | undefined]>, options: CallOptions | undefined, into: 'fresh' | 'arena', named = false, stride = 1): Promise<ReadOutcome<Target>[]> {
@@ -640,18 +633,29 @@ export class HiCacheNixl implements AsyncDisposable {
       this.#metrics.page('read', outcome.status === 'miss' ? outcome.reason : outcome.status, length, (performance.now() - scope.madeAt) / 1000)
       if (--left === 0) resolve(settled, bytes)
     }
-    if (!taken.some(onDevice) && this.#devices.quiet) {
-      this.#store.read(scope, taken, stride, end)
+    this.#dispatch(scope, taken, {
+      store: (pages, places) => { this.#store.read(scope, pages, stride, places ? (i, outcome, length) => { end(places[i]!, outcome, length) } : end) },
+      stage: places => { this.#devices.read(scope, places.map(i => taken[i]!), places.map(i => taken[i]!.device!), places, end) },
+      fail: (i, failure) => { end(i, failure, 0) }
+    })
+  }
+
+  /** Pages in the host's memory go to storage, those in a device's are staged. `places`: where the pages stand in the call; null: all of them, as they are. */
+  #dispatch<Page extends Pinned<PageToWrite> | Pinned<PageToRead>>(scope: CallScope, taken: readonly Page[], to: {
+    readonly store: (pages: readonly Page[], places: readonly number[] | null) => void
+    readonly stage: (places: readonly number[]) => void
+    readonly fail: (place: number, failure: Cancelled) => void
+  }): void {
+    const store = (pages: readonly Page[], places: readonly number[] | null): void => {
+      to.store(pages, places)
       this.#watchScope(scope)
-      return
     }
-    const staged = taken.flatMap(({ device }, i) => device ? [i] : [])
-    const plain = staged.length === 0 ? null : taken.flatMap(({ device }, i) => device ? [] : [i])
-    this.#inOrder(plain ? plain.map(i => taken[i]!) : taken, pages => {
-      this.#store.read(scope, pages, stride, plain ? (i, outcome, length) => { end(plain[i]!, outcome, length) } : end)
-      this.#watchScope(scope)
-    }, (i, failure) => { end(plain ? plain[i]! : i, failure, 0) })
-    if (staged.length > 0) this.#devices.read(scope, staged.map(i => taken[i]!), staged.map(i => taken[i]!.device!), staged, end)
+    const staged = taken.some(onDevice)
+    if (!staged && this.#devices.quiet) return store(taken, null)
+    const placesWhere = (device: boolean): number[] => taken.flatMap((page, i) => onDevice(page) === device ? [i] : [])
+    const places = staged ? placesWhere(false) : null
+    this.#inOrder(places ? places.map(i => taken[i]!) : taken, pages => { store(pages, places) }, (i, failure) => { to.fail(places ? places[i]! : i, failure) })
+    if (staged) to.stage(placesWhere(true))
   }
 
   /** An agent tells an errno; what cuFile has said of it goes into the message. */
@@ -663,7 +667,7 @@ export class HiCacheNixl implements AsyncDisposable {
   }
 
   /** Starts at once, or when storage knows of the writes from GPUs that were asked for before for one of these pages. */
-  #inOrder<Page extends { readonly key: string; readonly storedKey: string }>(pages: readonly Page[], start: (pages: readonly Page[]) => void, end: (index: number, failure: { ok: false; status: 'cancelled'; key: string; error: HiCacheError }) => void): void {
+  #inOrder<Page extends { readonly key: string; readonly storedKey: string }>(pages: readonly Page[], start: (pages: readonly Page[]) => void, end: (index: number, failure: Cancelled) => void): void {
     const before = this.#devices.before(pages)
     if (!before) return start(pages)
     void before.then(() => {
@@ -906,6 +910,8 @@ export class HiCacheNixl implements AsyncDisposable {
 
 /** A page of a call: its memory is pinned until unpin(). */
 type Pinned<Page> = { -readonly [Name in keyof Page]: Page[Name] } & { pinned: Pinnable | null; /** It goes by way of this host's memory. */ device: DevicePlace | null }
+
+type Cancelled = { ok: false; status: 'cancelled'; key: string; error: HiCacheError }
 
 /** Does its way lead through staging memory? */
 function onDevice({ device }: { readonly device: DevicePlace | null }): boolean { return device !== null }
