@@ -271,12 +271,15 @@ Napi::Value set_faults(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
-Napi::Value clear_faults(const Napi::CallbackInfo& info) {
-  const std::vector<int64_t> struck = fault::clear();
-  Napi::Array out = Napi::Array::New(info.Env(), struck.size());
-  for (uint32_t i = 0; i < struck.size(); i++) out.Set(i, Napi::Number::New(info.Env(), static_cast<double>(struck[i])));
+Napi::Value numbers(Napi::Env env, const std::vector<int64_t>& values) {
+  Napi::Array out = Napi::Array::New(env, values.size());
+  for (uint32_t i = 0; i < values.size(); i++) out.Set(i, Napi::Number::New(env, static_cast<double>(values[i])));
   return out;
 }
+
+Napi::Value faults_struck(const Napi::CallbackInfo& info) { return numbers(info.Env(), fault::struck()); }
+
+Napi::Value clear_faults(const Napi::CallbackInfo& info) { return numbers(info.Env(), fault::clear()); }
 
 }  // namespace
 
@@ -291,6 +294,7 @@ void export_system(Napi::Env env, Napi::Object exports) {
   exports.Set("unlock", Napi::Function::New(env, unlock, "unlock"));
   exports.Set("cancel", Napi::Function::New(env, cancel, "cancel"));
   exports.Set("setFaults", Napi::Function::New(env, set_faults, "setFaults"));
+  exports.Set("faultsStruck", Napi::Function::New(env, faults_struck, "faultsStruck"));
   exports.Set("clearFaults", Napi::Function::New(env, clear_faults, "clearFaults"));
 }
 

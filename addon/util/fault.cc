@@ -89,6 +89,14 @@ void forget(int event_fd) {
 
 void set(std::vector<Plan> plans) { replace(std::move(plans)); }
 
+std::vector<int64_t> struck() {
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  std::vector<int64_t> counts;
+  for (const Plan& plan : s.plans) counts.push_back(plan.struck);
+  return counts;
+}
+
 std::vector<int64_t> clear() {
   std::vector<int64_t> struck;
   for (const Plan& plan : replace({})) struck.push_back(plan.struck);

@@ -58,6 +58,8 @@ void forget(int event_fd);
 
 // Replaces the plan set; what hung because of the former one goes on.
 void set(std::vector<Plan>);
+// How often each plan has struck so far.
+std::vector<int64_t> struck();
 // Forgets all plans, lets everything that hangs go on, and answers how often each plan struck.
 std::vector<int64_t> clear();
 

@@ -451,6 +451,8 @@ export interface NativeAddon {
   /** Every live agent looks for words that are `cancelled` (their queued operations end now) or `cancelling` (the kernel is asked to let go). Any thread. */
   cancel(): void
   setFaults(faults: readonly Fault[]): void
+  /** How often each fault has struck so far. */
+  faultsStruck(): number[]
   /** Lets everything that hangs go on, and forgets all faults. Answers how often each fault struck. */
   clearFaults(): number[]
   /** For the trials of the specs; see addon/util/recorder.h. */

@@ -2,6 +2,7 @@ import { expect } from 'chai'
 import type { ArenaTensor, HiCacheNixl, ReadOutcome, Target, WriteOutcome } from '../../lib/index.js'
 import { HiCacheError } from '../../lib/index.js'
 import type { Fault } from '../../lib/transfer/native-binding.js'
+import { loadAddon } from '../../lib/transfer/load-addon.js'
 import { bytes, fill, same } from '../support/content.js'
 import { describeDiskLayouts } from '../support/layouts.js'
 import { filesBelow } from '../support/page-files.js'
@@ -231,7 +232,8 @@ for (const path of STORAGE_PATHS) {
         const end = plan(bench, { point: unanswered, match: 'many', hang: true, times: 0 })
         const controller = new AbortController()
         const reading = on.read(many, { signal: controller.signal })
-        await until(() => openFilesBelow(storageDir).length === many.length, 'all have begun')
+        // A file that is open need not be read yet.
+        await until(() => openFilesBelow(storageDir).length === many.length && loadAddon().faultsStruck()[0]! > 0, 'all have begun')
         controller.abort()
         expectFailures(await bounded(reading, 'a cancelled read'), 'cancelled', 'ERR_CANCELLED')
         await answered(on)
