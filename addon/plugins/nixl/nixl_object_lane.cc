@@ -528,7 +528,8 @@ void ObjectLane::judge_read(const JobRef& job, const uint8_t* bytes) {
     case RecordState::none: break;
   }
   const uint64_t mark = mark_of(length);
-  const bool reached = end_of_change(bytes, mark, length, job->fill) > mark || length == 0;
+  // A last byte that is by chance what it was before looks like one that did not come: once more then, over another filling.
+  const bool reached = end_of_change(bytes, mark, length, job->fill) == length;
   const bool beyond = end_of_change(bytes, length, whole, job->fill) > length;
   if (!reached) return once_more(Outcome::of(Status::length));
   if (beyond) return finish(job, Outcome::of(Status::length));
@@ -552,8 +553,8 @@ void ObjectLane::judge_window(const JobRef& job, const uint8_t* bytes) {
       return finish(job, outcome);
     }
   }
-  // A plugin that finds something everywhere is not believed for ever.
-  if (end == job->window && job->from < measured_max) {
+  // Full, or nearly: the last byte may be by chance what it was. A plugin that finds something everywhere is not believed for ever.
+  if (up == job->window && job->from < measured_max) {
     job->from += job->window - record_bytes;
     job->window = std::min(job->window * 2, window_most);
     return go_on(job, Step::measure);
