@@ -16,7 +16,8 @@ namespace hicache::nixl {
 namespace {
 
 constexpr int64_t us = 1'000, ms = 1'000'000;
-constexpr int64_t deadline_default_ms = 30'000;
+// Whoever calls off at the deadline comes first.
+constexpr int64_t deadline_default_ms = 30'000, deadline_grace_ms = 1000;
 constexpr int64_t poll_least_ns = 50 * us, poll_most_ns = 5 * ms, given_up_poll_ns = 100 * ms, attempt_pause_ns = 1000 * ms;
 constexpr int64_t farewell_ns = 200 * ms;
 constexpr size_t given_up_max = 4;
@@ -105,7 +106,7 @@ void ObjectLane::hand_over(const std::vector<Given>& given) {
       job->memory = operation->memory;
       job->region = operation->region;
       const int64_t left_ms = operation->file_offset == 0 ? deadline_default_ms : static_cast<int64_t>(std::min<uint64_t>(operation->file_offset, 1ull << 40));
-      job->deadline_ns = now_ns() + left_ms * ms;
+      job->deadline_ns = now_ns() + (left_ms + deadline_grace_ms) * ms;
       inbox_.push_back(job);
       jobs_.emplace(id, std::move(job));
     }
@@ -160,7 +161,7 @@ std::vector<ObjectLane::Given> ObjectLane::give_up() {
       return true;
     });
   }
-  take_back(Outcome::failed(ETIMEDOUT), [](const ObjectJob&) { return true; });
+  take_back(refused_text(Status::unavailable, "NIXL's plugin " + options_.plugin + " does not come back from a call"), [](const ObjectJob&) { return true; });
   return waiting;
 }
 
@@ -456,7 +457,7 @@ bool ObjectLane::advance(ObjectSession& session, ObjectTransfer& transfer, int a
     session.given_up = true;
     problem_ = "a transfer of " + std::to_string(transfer.length) + " bytes did not end within " + std::to_string(options_.timeout_ms) + " ms; its agent is given up";
   }
-  if (now >= transfer.deadline_ns) finish(transfer.job, Outcome::failed(ETIMEDOUT));
+  if (now >= transfer.deadline_ns) unavailable(transfer.job);
   const int64_t elapsed = now - transfer.posted_ns;
   transfer.next_poll_ns = now + (session.given_up ? given_up_poll_ns : std::clamp(elapsed / 8, poll_least_ns, poll_most_ns));
   return false;

@@ -67,7 +67,7 @@ class ObjectLane : public std::enable_shared_from_this<ObjectLane> {
   void stop();
   // Is the thread inside of one call for longer than a transfer may take?
   bool stuck() const;
-  // Ends what was started as out of time; answers what was not.
+  // Ends what was started as unavailable; answers what was not.
   std::vector<Given> give_up();
   // Waits for the thread, unless it does not come back from the library; then it is left to itself.
   void close();

@@ -251,7 +251,10 @@ export class ObjectStore implements PageStore {
       this.#o.batcher.submit(new TransferRequest({
         op: Op.pageCheck, flags: this.#readFlags | LOOK_INSIDE, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
         onResult: result => {
-          if (result.failure === null && (result.status === Status.ok || result.status === Status.unverified) && result.length > 0) return readNow(result.length)
+          const there = result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
+          // Half a page that NIXL called whole has no record either: what nobody has asked for in this length is taken for a page only where it says that it is one.
+          if (there && result.status === Status.unverified && this.#place.lengthsUnknown) return miss('length')
+          if (there && result.length > 0) return readNow(result.length)
           done(0, result)
         }
       }))
