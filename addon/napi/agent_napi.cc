@@ -117,7 +117,7 @@ std::unique_ptr<Plugin> make_posix_plugin(Napi::Object options, const std::share
   return plugin;
 }
 
-std::unique_ptr<Plugin> make_obj_plugin(Napi::Object options) {
+std::unique_ptr<ObjectPlugin> make_obj_plugin(Napi::Object options) {
   ObjectOptions objects;
   const Napi::Value value = options.Get("objects");
   if (value.IsEmpty() || !value.IsObject()) {
@@ -128,6 +128,21 @@ std::unique_ptr<Plugin> make_obj_plugin(Napi::Object options) {
   Refusal refusal;
   auto plugin = try_create_obj_plugin(objects, refusal);
   if (plugin == nullptr) throw_refusal(options.Env(), "Plugin OBJ", refusal.reason, refusal.remedy);
+  return plugin;
+}
+
+// Pages as objects that NIXL moves; `objects`, where it is given, is for what NIXL cannot do.
+std::unique_ptr<Plugin> make_nixl_plugin(Napi::Object options) {
+  nixl::ObjectsOptions objects;
+  if (!nixl_objects_of(options, objects)) return nullptr;
+  std::unique_ptr<ObjectPlugin> beside;
+  if (const Napi::Value value = options.Get("objects"); !value.IsEmpty() && !value.IsUndefined()) {
+    beside = make_obj_plugin(options);
+    if (beside == nullptr) return nullptr;
+  }
+  Refusal refusal;
+  auto plugin = nixl::try_create_objects_plugin(objects, std::move(beside), refusal);
+  if (plugin == nullptr) throw_refusal(options.Env(), "NIXL's plugin " + objects.plugin, refusal.reason, refusal.remedy);
   return plugin;
 }
 
@@ -161,7 +176,7 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
   std::string plugin_name;
   double number;
   if (!string_of(options, "plugin", plugin_name)) return false;
-  if (plugin_name != "POSIX" && plugin_name != "OBJ") return wrong("plugin must be POSIX or OBJ: the embedded agent has no other one.");
+  if (plugin_name != "POSIX" && plugin_name != "OBJ" && plugin_name != "NIXL") return wrong("plugin must be POSIX, OBJ or NIXL: there is no other one.");
   if (!number_of(options, "drainMs", 2000, 0, 600000, number)) return false;
   drain_ms_ = static_cast<int>(number);
 
@@ -173,7 +188,9 @@ bool AgentWrap::open(const Napi::CallbackInfo& info) {
   Words known{reinterpret_cast<int32_t*>(bytes.data), bytes.length / sizeof(int32_t), MemoryRegistry::instance().find_around(bytes.data, bytes.length)};
 
   auto queue = std::make_shared<CompletionQueue>();
-  auto plugin = plugin_name == "OBJ" ? make_obj_plugin(options) : make_posix_plugin(options, queue);
+  std::unique_ptr<Plugin> plugin;
+  if (plugin_name == "OBJ") plugin = make_obj_plugin(options);
+  else plugin = plugin_name == "NIXL" ? make_nixl_plugin(options) : make_posix_plugin(options, queue);
   if (plugin == nullptr) return false;
   engine_ = plugin->engine();
   auto agent = std::make_unique<Agent>(known, queue, std::move(plugin));

@@ -221,6 +221,7 @@ Napi::Value probe_nixl(const Napi::CallbackInfo& info) {
           out.set(plugins, i, one);
         }
         out.set(told, "plugins", plugins);
+        out.set(told, "moves", out.string(answer->objects ? "objects" : "files"));
         deferred.resolve(out, told);
       });
 }
@@ -242,6 +243,16 @@ bool data_paths_of(Napi::Object options, PosixOptions& out) {
   if (kind == "nixl") return nixl_of(object, out);
   throw_argument(options.Env(), "dataPath is of kind usrbio or nixl.");
   return false;
+}
+
+bool nixl_objects_of(Napi::Object options, nixl::ObjectsOptions& out) {
+  const Napi::Value value = options.Get("nixl");
+  if (value.IsEmpty() || !value.IsObject()) {
+    throw_argument(options.Env(), "nixl must be an object: the plugin, and its parameters.");
+    return false;
+  }
+  const Napi::Object nixl = value.As<Napi::Object>();
+  return string_of(nixl, "plugin", out.plugin) && parameters_of(nixl.Get("parameters"), out.parameters);
 }
 
 void export_data_paths(Napi::Env env, Napi::Object exports) {

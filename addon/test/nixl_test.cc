@@ -20,9 +20,9 @@
 #include <thread>
 #include <vector>
 
-#include "../../spec/support/stand-ins/stand_in.h"
 #include "agent/memory_registry.h"
 #include "check.h"
+#include "knobs.h"
 #include "plugins/nixl/nixl_engine.h"
 #include "util/aligned_buffer.h"
 #include "util/clock.h"
@@ -36,35 +36,6 @@ namespace {
 constexpr int patience_ms = 30000;
 std::string directory;
 
-// The other end of stand_in.h's file.
-class Knobs {
- public:
-  explicit Knobs(const std::string& path) {
-    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-    CHECK(fd.get() >= 0);
-    CHECK_EQ(::ftruncate(fd.get(), bytes), 0);
-    void* const mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-    CHECK(mapped != MAP_FAILED);
-    entries_ = static_cast<stand_in::Entry*>(mapped);
-  }
-  int64_t get(const std::string& name) { return std::atomic_ref<int64_t>(find(name).value).load(); }
-  void set(const std::string& name, int64_t value) { std::atomic_ref<int64_t>(find(name).value).store(value); }
-
- private:
-  static constexpr size_t bytes = stand_in::entries_max * sizeof(stand_in::Entry);
-  stand_in::Entry& find(const std::string& name) {
-    const std::string whole = "nixl." + name;
-    for (int i = 0; i < stand_in::entries_max; i++) {
-      if (whole == entries_[i].name) return entries_[i];
-      if (entries_[i].name[0] != '\0') continue;
-      std::memcpy(entries_[i].name, whole.c_str(), whole.size() + 1);
-      return entries_[i];
-    }
-    check_failed(__FILE__, __LINE__, "no room for " + whole);
-    std::abort();
-  }
-  stand_in::Entry* entries_;
-};
 Knobs* knobs;
 
 struct Job {
@@ -1274,7 +1245,7 @@ int main(int argc, char** argv) {
   if (stand_ins == nullptr) check_failed(__FILE__, __LINE__, "HICACHE_STAND_INS does not name the folder of the stand-in libraries");
   const std::string library = std::string(stand_ins) + "/libnixl_capi.so", control = directory + "/nixl_test.control." + std::to_string(::getpid());
   ::setenv("HICACHE_STAND_IN_CONTROL", control.c_str(), 1);
-  Knobs the_knobs(control);
+  Knobs the_knobs(control, "nixl.");
   knobs = &the_knobs;
   const auto test = [](const std::string& name, const std::function<void()>& call) {
     test_context() = name;

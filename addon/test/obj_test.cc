@@ -10,6 +10,7 @@
 #include "plugins/obj/credentials.h"
 #include "plugins/obj/object_client.h"
 #include "plugins/obj/object_record.h"
+#include "pool/record.h"
 #include "test/agent_bench.h"
 #include "test/check.h"
 #include "test/tiny_s3.h"
@@ -132,6 +133,69 @@ void plain(uint32_t credentials, bool checksums) {
   server.change(std::string(path_of_bucket) + "altered", [](TinyS3::Object& object) { object.record[2] ^= 1; });
   bench.expect(read("altered", 1, 100'000), Status::corrupt);
   bench.expect(write("altered", 0, 100'000), Status::ok);
+}
+
+// What a writer without metadata has stored: the body is a page file.
+void page_files(uint32_t credentials) {
+  TinyS3 server;
+  Bench bench(plugin_for(server, credentials, 1, 3));
+  const auto stored = [&](const std::string& name, size_t length, const std::function<void(std::string&)>& alter = [](std::string&) {}) {
+    std::string body(page_file_bytes(length), '\0');
+    std::memcpy(body.data(), bench.slot(0), length);
+    Record record;
+    record.payload_length = length;
+    record.payload_crc = payload_crc("me", bench.slot(0), length);
+    record.identity = "me";
+    record.meta = "meta";
+    encode_record(reinterpret_cast<uint8_t*>(body.data()) + body.size() - record_bytes, record);
+    alter(body);
+    server.change(std::string(path_of_bucket) + name, [&](TinyS3::Object& object) {
+      object.body = body;
+      object.record.clear();
+    });
+  };
+  // The last two go in ranges.
+  for (const size_t length : {size_t{0}, size_t{1}, size_t{4096}, size_t{70'000}, size_t{6 << 20}, size_t{11'000'001}}) {
+    const std::string page = "page-" + std::to_string(length);
+    bench.fill(0, length, 1);
+    bench.fill(1, length, 2);
+    stored(page, length);
+    const auto got = bench.run({read(page, 1, length)});
+    CHECK(got->status() == Status::ok && got->metas[0] == "meta" && got->length() == length);
+    CHECK(bench.same(0, 1, length));
+    const auto checked = bench.run({{Op::page_check, page}});
+    CHECK(checked->status() == Status::ok && checked->metas[0] == "meta" && checked->length() == length);
+    bench.expect({Op::page_check, page, 0, 0, 0, 20'000, "you"}, Status::identity);
+    bench.expect({Op::page_read, page, 1, length, 0, 20'000, "you"}, Status::identity);
+    bench.expect({Op::page_delete, page, 0, 0, 0, 20'000, "you"}, Status::identity);
+    // As a whole it is not a page of somebody's, record and all.
+    const size_t whole = page_file_bytes(length);
+    if (whole <= memory_slot_bytes) CHECK_EQ(bench.run({read(page, 1, whole, flag::accept_unverified)})->length(), length);
+    if (whole <= memory_slot_bytes) bench.expect(read(page, 1, whole, flag::accept_unverified), Status::length);
+    bench.expect(write(page, 0, length, flag::compare_first), Status::already_there);
+    bench.expect(write(page, 0, length), Status::already_there);
+    if (length > 0) {
+      for (const size_t at : {size_t{0}, whole - record_bytes + 20, whole - 1}) {
+        stored(page, length, [&](std::string& body) { body[at] = static_cast<char>(body[at] ^ 1); });
+        bench.expect(read(page, 1, length, flag::accept_unverified), Status::corrupt);
+      }
+      // Without the record it is too long, and nobody's.
+      stored(page, length, [&](std::string& body) { body[whole - record_bytes] ^= 1; });
+      bench.expect(read(page, 1, length, flag::accept_unverified), Status::length);
+      bench.expect({Op::page_check, page}, Status::absent);
+    }
+    stored(page, length, [&](std::string& body) { body[whole - record_bytes + 8] = 2; });
+    bench.expect(read(page, 1, length, flag::accept_unverified), Status::error);
+    bench.expect(write(page, 0, length), Status::error);
+    bench.expect({Op::page_delete, page}, Status::error);
+    stored(page, length);
+    bench.expect({Op::page_delete, page}, Status::ok);
+    bench.expect({Op::page_check, page}, Status::absent);
+    // Metadata take its place.
+    stored(page, length);
+    bench.expect(write(page, 0, length, flag::replace), Status::ok);
+    bench.expect(read(page, 1, length), Status::ok);
+  }
 }
 
 void in_parts(uint32_t credentials) {
@@ -332,6 +396,7 @@ int main() {
   const uint32_t credentials = CredentialStore::instance().set(0, {"AKEXAMPLE", "a secret that nobody sees", "a token"});
   plain(credentials, false);
   plain(credentials, true);
+  page_files(credentials);
   in_parts(credentials);
   faults(credentials);
   many(credentials);

@@ -21,8 +21,10 @@ import { NixlBackendSelection } from '../selection/nixl-backend-selection.js'
 import { FileLayout } from '../storage/file-layout.js'
 import { chooseLayout } from '../storage/default-layout.js'
 import { FileStore } from '../storage/file-store.js'
+import { NixlPlace } from '../storage/object/nixl-place.js'
 import { ObjectBucket } from '../storage/object/object-bucket.js'
 import { ObjectLayout } from '../storage/object/object-layout.js'
+import type { ObjectPlace } from '../storage/object/object-place.js'
 import { ObjectStore } from '../storage/object/object-store.js'
 import { SegmentStore } from '../storage/segment/segment-store.js'
 import type { OpenedSegments } from '../storage/segment/segment-directory.js'
@@ -34,7 +36,7 @@ import { Batcher } from '../transfer/batcher.js'
 import { CallScope, type CallOptions } from '../transfer/call-scope.js'
 import { CompletionWords } from '../transfer/completion-words.js'
 import { loadAddon } from '../transfer/load-addon.js'
-import type { AgentOptions, DataPath, DevicePath, DeviceRegion, DirectoryReport, EngineName, NativeAddon } from '../transfer/native-binding.js'
+import type { AgentOptions, DataPath, DevicePath, DeviceRegion, DirectoryReport, EngineName, NativeAddon, NixlAgentOptions, ObjectAgentOptions } from '../transfer/native-binding.js'
 import { BLOCK_BYTES } from '../transfer/protocol.js'
 import type { RequestMemory } from '../transfer/transfer-request.js'
 import { WorkerPool } from '../transfer/worker-pool.js'
@@ -70,7 +72,7 @@ interface Parts {
   readonly directories: readonly DirectoryReport[]; readonly names: KeyNames; readonly options: OpenOptions; readonly logger: Logger
   /** Where pages go: files, segments, or objects of a bucket. */
   readonly segments: readonly OpenedSegments[] | null
-  readonly bucket: ObjectBucket | null
+  readonly place: ObjectBucket | NixlPlace | null
   readonly workers: number
   /** Memory for the arena that 3FS's side sees too; null: it makes its own. */
   readonly shared: ArenaBacking | null
@@ -96,7 +98,7 @@ export class HiCacheNixl implements AsyncDisposable {
   readonly #names: KeyNames
   readonly #layout: FileLayout | ObjectLayout
   readonly #store: PageStore
-  readonly #bucket: ObjectBucket | null
+  readonly #objects: ObjectPlace | null
   readonly #started: Promise<void>
   readonly #arena: Arena
   readonly #words: CompletionWords
@@ -146,7 +148,7 @@ export class HiCacheNixl implements AsyncDisposable {
     const selection = await NixlBackendSelection.select(config, addon)
     const logger = options.logger ?? silentLogger
     const scheme = config.options.modelName === '' || options.modelName !== undefined ? names : new KeyNames({ ...options, modelName: config.options.modelName })
-    if (selection.plugin === 'obj') return await HiCacheNixl.#openObjects({ addon, config, selection, names: scheme, options, logger })
+    if (selection.objects) return await HiCacheNixl.#openObjects({ addon, config, selection, names: scheme, options, logger })
     const probed = await Promise.all(config.storageDirs.map(path => openStorageDirectory(path, addon, options.signal)))
     const directories = selection.plugin === '3fs' ? probed.map(withoutDirectIo) : probed
     checkDistinct(config, directories, input)
@@ -159,7 +161,7 @@ export class HiCacheNixl implements AsyncDisposable {
       throwIfAborted(options.signal)
       const workers = config.options.workers ?? Math.min(2, availableParallelism())
       shared = await sharedMemoryOf(config, selection, addon)
-      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, bucket: null, workers, shared })
+      const cache = new HiCacheNixl({ addon, config, selection, directories, names: scheme, options, logger, segments, place: null, workers, shared })
       // Its own from here on.
       shared = null
       await settledWithin(cache.#started, START_MS_MAX)
@@ -171,35 +173,35 @@ export class HiCacheNixl implements AsyncDisposable {
     }
   }
 
-  static async #openObjects(parts: Omit<Parts, 'directories' | 'segments' | 'bucket' | 'workers' | 'shared'>): Promise<HiCacheNixl> {
-    const { config, addon, logger, options } = parts
+  static async #openObjects(parts: Omit<Parts, 'directories' | 'segments' | 'place' | 'workers' | 'shared'>): Promise<HiCacheNixl> {
+    const { config, addon, selection, logger, options } = parts
     // One event loop and one agent carry more than a network: the agent has threads of its own.
     const workers = config.options.workers ?? 1
-    if (config.options.storageLayout !== null) logger.warn('storage_layout has no effect with plugin obj: a page is an object.')
-    if (config.storageDirSource === 'option' || config.storageDirSource === 'config') logger.warn('storage_dir has no effect with plugin obj: pages are objects of a bucket.')
-    const bucket = await ObjectBucket.open(config, addon.objects, { agents: workers, logger })
-    if ('reason' in bucket) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `Plugin obj cannot be used: ${bucket.reason} (${bucket.remedy}).`)
+    if (config.options.storageLayout !== null) logger.warn(`storage_layout has no effect with plugin ${selection.plugin}: a page is an object.`)
+    if (config.storageDirSource === 'option' || config.storageDirSource === 'config') logger.warn(`storage_dir has no effect with plugin ${selection.plugin}: pages are objects.`)
+    const place = selection.agent === 'nixl' ? await nixlPlace(parts, workers) : await ObjectBucket.open(config, addon.objects, { agents: workers, logger })
+    if ('reason' in place) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `Plugin obj cannot be used: ${place.reason} (${place.remedy}).`)
     try {
       throwIfAborted(options.signal)
-      return new HiCacheNixl({ ...parts, directories: [], segments: null, bucket, workers, shared: null })
+      return new HiCacheNixl({ ...parts, directories: [], segments: null, place, workers, shared: null })
     } catch (error) {
-      bucket.close()
+      place.close()
       throw error
     }
   }
 
   private constructor(parts: Parts) {
-    const { addon, config, selection, directories, names, logger, segments, bucket, workers, shared } = parts
+    const { addon, config, selection, directories, names, logger, segments, place, workers, shared } = parts
     const settings = config.options
     const engine = selection.engine
     this.config = config
     this.directories = directories
     this.#addon = addon
     this.#names = names
-    this.#bucket = bucket
+    this.#objects = place
     this.#logger = logger
     this.#timeoutMs = settings.timeoutMs
-    this.storageLayout = bucket ? 'object' : segments ? 'segment' : 'file'
+    this.storageLayout = place ? 'object' : segments ? 'segment' : 'file'
     this.selection = Object.freeze({
       plugin: selection.plugin, engine, agent: selection.agent, agentReason: selection.agentReason, source: selection.source, plugins: Object.freeze([...selection.plugins])
     })
@@ -212,10 +214,10 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#wordsRegion = addon.registerMemory(new Uint8Array(this.#words.shared.buffer))
     const namespace = { suffix: names.suffix, fingerprint: settings.fingerprint }
     const files = new FileLayout(namespace, directories.length, settings.directoryScheme)
-    const objects = bucket ? new ObjectLayout(namespace, settings.objectPrefix) : null
+    const objects = place ? new ObjectLayout(namespace, settings.objectPrefix) : null
     this.#layout = objects ?? files
     this.#metrics = new Metrics({ plugin: selection.plugin, engine, layout: this.storageLayout }, () => this.#gauges(), () => this.#store.gauges())
-    const agent: AgentOptions = bucket ? { plugin: 'OBJ', objects: bucket.endpoint, words: this.#words.shared, drainMs: DRAIN_MS } : {
+    const agent: AgentOptions = place ? { ...objectAgentOf(config, selection, place), words: this.#words.shared, drainMs: DRAIN_MS } : {
       plugin: 'POSIX',
       engine: engine as EngineName,
       ...dataPathOf(config, selection, workers),
@@ -229,11 +231,11 @@ export class HiCacheNixl implements AsyncDisposable {
       drainMs: DRAIN_MS
     }
     this.#pool = new WorkerPool(workers, agent, error => this.#onWorkerDeath(error), () => this.#health.clear('workers'))
-    this.#watch = bucket ? new DirectoryWatch([bucket.name], this.#health, 'endpoint') : new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
+    this.#watch = place ? new DirectoryWatch([place.name], this.#health, 'endpoint') : new DirectoryWatch(directories.map(({ realPath }) => realPath), this.#health)
     this.#batcher = new Batcher({
       arena: this.#arena, words: this.#words, pool: this.#pool, addon, layout: this.#layout, metrics: this.#metrics,
       inFlightBytesMax: this.#inFlightBytesMax, whenFull: settings.whenFull, onDirectory: this.#watch.hear
-    }, bucket ? 1 : directories.length)
+    }, place ? 1 : directories.length)
     const store: StoreParts = {
       uncheckedReads: (parts.options as UncheckedReads)[UNCHECKED_READS] === true,
       addon, directories, settings, names, arena: this.#arena, batcher: this.#batcher, pool: this.#pool, metrics: this.#metrics, health: this.#health, logger,
@@ -243,7 +245,7 @@ export class HiCacheNixl implements AsyncDisposable {
       within: (work, options) => this.#within(work, options),
       stage: () => this.#stage
     }
-    this.#store = bucket && objects ? new ObjectStore(store, objects, bucket) : segments ? new SegmentStore(store, files, segments) : new FileStore(store, files)
+    this.#store = place && objects ? new ObjectStore(store, objects, place) : segments ? new SegmentStore(store, files, segments) : new FileStore(store, files)
     for (const { path, writable, direct, directReason } of directories) {
       if (!writable) this.#health.raise(`read-only:${path}`, `The storage directory ${path} cannot be written: pages are read, and every write fails.`)
       if (settings.useDirectIo && !direct) logger.info(`No O_DIRECT in ${path}: ${directReason}. Pages go through the page cache there.`)
@@ -517,7 +519,7 @@ export class HiCacheNixl implements AsyncDisposable {
 
   [inspect.custom](): string {
     return `HiCacheNixl { plugin: '${this.selection.plugin}', engine: '${this.selection.engine}', layout: '${this.storageLayout}', ` +
-      `${this.#bucket ? `bucket: ${this.#bucket.name}` : `directories: [${this.directories.map(({ path }) => path).join(', ')}]`}, status: '${this.health().status}' }`
+      `${this.#objects ? `bucket: ${this.#objects.name}` : `directories: [${this.directories.map(({ path }) => path).join(', ')}]`}, status: '${this.health().status}' }`
   }
 
   // Housekeeping -----------------------------------------------------------------------------------------------------------------------
@@ -946,6 +948,23 @@ function taking<From, Page extends { readonly pinned: Pinnable | null }>(pages: 
     throw error
   }
   return taken
+}
+
+/** What NIXL cannot do with objects our own client does, where it can be had. */
+async function nixlPlace({ config, addon, selection, logger }: Pick<Parts, 'config' | 'addon' | 'selection' | 'logger'>, workers: number): Promise<NixlPlace> {
+  const { plugin } = selection
+  if (plugin !== 'obj') return new NixlPlace(plugin, null, `nobody else here knows the objects of plugin ${plugin}: list and delete them with its own tools, or use plugin obj`)
+  const bucket = await ObjectBucket.open(config, addon.objects, { agents: workers, logger })
+  if (!('reason' in bucket)) return new NixlPlace(plugin, bucket, '')
+  const why = `our own client cannot be used: ${bucket.reason} (${bucket.remedy})`
+  logger.warn(`Pages can be neither listed nor deleted: ${why}.`)
+  return new NixlPlace(plugin, null, why)
+}
+
+/** Who moves objects. */
+function objectAgentOf(config: NixlBackendConfig, { plugin }: NixlBackendSelection, place: ObjectBucket | NixlPlace): Omit<ObjectAgentOptions, 'words'> | Omit<NixlAgentOptions, 'words'> {
+  if (place instanceof ObjectBucket) return { plugin: 'OBJ', objects: place.endpoint }
+  return { plugin: 'NIXL', nixl: { plugin: nixlPluginName(plugin), parameters: nixlParameters(config, plugin) }, ...(place.bucket ? { objects: place.bucket.endpoint } : {}) }
 }
 
 /** What moves the bytes, where that is not the kernel alone. */

@@ -25,6 +25,7 @@ interface Chosen {
   readonly engine: string
   readonly agent: AgentName
   readonly agentReason: string
+  readonly objects: boolean
   readonly source: SelectionSource
   readonly plugins: readonly PluginReport[]
   readonly warnings: readonly string[]
@@ -47,6 +48,8 @@ export class NixlBackendSelection {
   readonly agent: AgentName
   /** Why that agent. */
   readonly agentReason: string
+  /** Are pages objects, and not files in storage directories? */
+  readonly objects: boolean
   readonly source: SelectionSource
   /** Every plugin, in the order of preference, then sections of plugins that only NIXL knows. */
   readonly plugins: readonly PluginReport[]
@@ -57,6 +60,7 @@ export class NixlBackendSelection {
     this.engine = chosen.engine
     this.agent = chosen.agent
     this.agentReason = chosen.agentReason
+    this.objects = chosen.objects
     this.source = chosen.source
     this.plugins = chosen.plugins
     this.warnings = chosen.warnings
@@ -81,7 +85,7 @@ export class NixlBackendSelection {
       const result = results.get(report.name)
       warnings.push(...result?.warnings ?? [])
       const agentReason = config.options.agent === 'embedded' ? 'the configuration asks for it (agent = "embedded")' : `the embedded agent has plugin ${report.name}`
-      return new NixlBackendSelection({ plugin: report.name, engine: result?.engine ?? '', agent: 'embedded', agentReason, source, plugins: reports, warnings })
+      return new NixlBackendSelection({ plugin: report.name, engine: result?.engine ?? '', agent: 'embedded', agentReason, objects: report.name === 'obj', source, plugins: reports, warnings })
     }
     const onlyNixl = candidates.filter((name) => !isPluginName(name))
     if (config.options.agent === 'auto' && onlyNixl.length > 0) {
@@ -99,16 +103,18 @@ export class NixlBackendSelection {
     const { candidates, source, question, warnings, agentReason } = asked
     const names = new Set<string>([...(asked.reports === undefined ? PLUGIN_NAMES : []), ...candidates])
     const reports: PluginReport[] = [...asked.reports ?? []]
+    let objects = false
     // One after the other: each makes an agent, and what NIXL's plugins do to each other meanwhile nobody knows.
     for (const name of names) {
       const result: ProbeResult = candidates.includes(name) ? await probeNixl(config, addon, name) : { usable: false, reason: 'nobody asks for it, so it was not tried', remedy: '' }
       reports.push(reportOf(config, name, result))
+      objects = result.objects === true
       if (reports.at(-1)!.usable) break
     }
     for (const name of names) if (!reports.some((one) => one.name === name)) reports.push(reportOf(config, name, { usable: false, reason: 'another plugin is preferred, so it was not tried', remedy: '' }))
     const report = candidates.map((name) => reports.find((one) => one.name === name)!).find(({ usable }) => usable)
     if (report === undefined) throw unavailable(question, candidates, reports)
-    return new NixlBackendSelection({ plugin: report.name, engine: 'nixl', agent: 'nixl', agentReason, source, plugins: reports, warnings })
+    return new NixlBackendSelection({ plugin: report.name, engine: 'nixl', agent: 'nixl', agentReason, objects, source, plugins: reports, warnings })
   }
 
   /** What is known about every plugin, without choosing one: for `doctor`, which reports also where nothing is usable. */

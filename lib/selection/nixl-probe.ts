@@ -11,6 +11,8 @@ export function nixlPluginName(plugin: string): string { return NIXL_NAMES[plugi
 /** The parameters that NIXL's plugin gets. NIXL reads a missing engine as its own default, and `false` for every one of them as none at all. */
 export function nixlParameters(config: NixlBackendConfig, plugin: string): Record<string, string> {
   const parameters = config.initParams(plugin)
+  // What is empty is not set; NIXL would take an empty key for a key.
+  if (plugin === 'obj') return Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== ''))
   if (plugin !== 'posix') return parameters
   return Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== 'false'))
 }
@@ -19,10 +21,9 @@ export function nixlParameters(config: NixlBackendConfig, plugin: string): Recor
 export async function probeNixl(config: NixlBackendConfig, addon: Partial<Pick<NativeAddon, 'nixl'>>, plugin: string): Promise<ProbeResult> {
   const { nixl } = addon
   if (nixl === undefined) return { usable: false, reason: 'the native addon does not have the bridge to NIXL', remedy: 'build the native addon again' }
-  if (plugin === 'obj') {
-    return { usable: false, reason: 'NIXL\'s OBJ is not driven by this version: the embedded agent talks to object stores itself', remedy: 'set agent = "embedded" or leave it out' }
-  }
   const name = nixlPluginName(plugin)
-  const { usable, reason, remedy, ...details } = await nixl.probe(name, nixlParameters(config, plugin))
-  return usable ? { usable, engine: 'nixl', reason: `NIXL's plugin ${name} was set up (${details.library})`, remedy: '', details } : { usable, reason, remedy, details }
+  const { usable, reason, remedy, moves, ...details } = await nixl.probe(name, nixlParameters(config, plugin))
+  if (!usable) return { usable, reason, remedy, details }
+  const objects = moves === 'objects'
+  return { usable, objects, engine: 'nixl', reason: `NIXL's plugin ${name} was set up${objects ? ', which moves objects' : ''} (${details.library})`, remedy: '', details }
 }

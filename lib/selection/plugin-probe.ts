@@ -8,6 +8,8 @@ export interface ProbeResult {
   readonly reason: string
   /** What to do about it; empty when it is usable. */
   readonly remedy: string
+  /** Pages are objects there, and not files in storage directories. */
+  readonly objects?: boolean
   /** The engine that it would run on. */
   readonly engine?: string
   /** What is worth a warning although the plugin is usable. */

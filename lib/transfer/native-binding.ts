@@ -3,7 +3,7 @@
 /** An engine moves bytes between registered memory and open files. */
 export type EngineName = 'aio' | 'io_uring' | 'posix_aio'
 
-export type AgentOptions = PosixAgentOptions | ObjectAgentOptions
+export type AgentOptions = PosixAgentOptions | ObjectAgentOptions | NixlAgentOptions
 
 interface AnyAgentOptions {
   /** The completion words: an Int32Array on shared memory, the same for all agents of a cache. */
@@ -16,6 +16,16 @@ export interface ObjectAgentOptions extends AnyAgentOptions {
   readonly plugin: 'OBJ'
   /** Construction throws with `code: 'ERR_PLUGIN_UNAVAILABLE'` where there is no libcurl. */
   readonly objects: ObjectEndpoint
+}
+/**
+ * Pages as objects that NIXL moves: pageWrite, pageRead and pageCheck, which answers `unverified` for an object that is there (with Flag.force: what it is). Construction throws with
+ * `code: 'ERR_PLUGIN_UNAVAILABLE'`.
+ */
+export interface NixlAgentOptions extends AnyAgentOptions {
+  readonly plugin: 'NIXL'
+  readonly nixl: { readonly plugin: string; readonly parameters: Readonly<Record<string, string>> }
+  /** Where the same objects can be had without NIXL: pageDelete, and pageCheck with Flag.force, go there. Without it a delete fails with ENOTSUP. */
+  readonly objects?: ObjectEndpoint
 }
 /** Where objects are, and how this process talks to them. */
 export interface ObjectEndpoint {
@@ -384,6 +394,8 @@ export interface NativeUsrbio {
 export interface NativeNixl {
   /** Makes an agent with the plugin and ends it, on a native thread. `plugins`: all that the library lists. */
   probe(plugin: string, parameters: Readonly<Record<string, string>>): Promise<LibraryReport & {
+    /** What the plugin moves; `files` where it can do both, or nothing is known of it. */
+    readonly moves: 'files' | 'objects'
     readonly plugins: readonly { readonly name: string; readonly usable: boolean; readonly memories: readonly string[]; readonly reason: string }[]
   }>
 }

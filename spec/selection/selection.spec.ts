@@ -96,6 +96,23 @@ describe('selection of a plugin', () => {
     expect((await refused(select(config, 'posix'))).code).to.equal('ERR_PLUGIN_UNAVAILABLE')
     expect((await NixlBackendSelection.report(config, engines(), present('posix'))).at(-1)).to.deep.include({ name: 'other', usable: false })
   })
+  it('with NIXL: obj, and plugins that move objects alone, say so; empty parameters of obj are left out', async () => {
+    const asked: Record<string, Readonly<Record<string, string>>> = {}
+    const nixl = {
+      probe: (name: string, parameters: Readonly<Record<string, string>>) => {
+        asked[name] = parameters
+        return Promise.resolve({ usable: true, library: 'libnixl_capi.so', version: '', reason: '', remedy: '', plugins: [], moves: name === 'FANCY' ? 'files' as const : 'objects' as const })
+      },
+    }
+    const addon = { ...engines('aio'), nixl }
+    const obj = await NixlBackendSelection.select(load({ agent: 'nixl', plugin: { obj: { active: true, bucket: 'pages' } } }), addon, present())
+    expect(obj).to.include({ plugin: 'obj', engine: 'nixl', agent: 'nixl', objects: true })
+    expect(asked['OBJ']).to.include({ bucket: 'pages' }).and.not.have.any.keys('access_key', 'session_token')
+    expect(await NixlBackendSelection.select(load({ plugin: { BLOBS: { active: true } } }), addon, present())).to.include({ plugin: 'BLOBS', agent: 'nixl', objects: true })
+    expect(await NixlBackendSelection.select(load({ plugin: { FANCY: { active: true } } }), addon, present())).to.include({ plugin: 'FANCY', agent: 'nixl', objects: false })
+    expect(await select(load({ plugin: 'obj' }), 'posix', 'obj')).to.include({ plugin: 'obj', agent: 'embedded', objects: true })
+    expect(await select(load(), 'posix', 'obj')).to.include({ plugin: 'posix', objects: false })
+  })
   it('the report does not need a usable plugin', async () => {
     expect(await NixlBackendSelection.report(load(), engines())).to.have.length(5)
   })

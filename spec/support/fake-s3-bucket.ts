@@ -37,7 +37,7 @@ export interface FakeAnswer { readonly status: number; readonly headers: Readonl
 export class FakeBucket {
   readonly name: string
   /** To be looked at, and set, by specs. */
-  readonly objects = new Map<string, FakeObject>()
+  objects = new Map<string, FakeObject>()
   /** Multipart uploads that were begun and neither completed nor aborted. */
   readonly uploads = new Map<string, FakeUpload>()
   /** What a PUT's If-None-Match and If-Match do; `refused`: 501, as servers answer that know them and lack them. */

@@ -4,7 +4,7 @@ import type { HiCacheNixl, OpenOptions } from '../../lib/index.js'
 import type { StorageLayout as DiskLayout } from '../../lib/storage/default-layout.js'
 import { hang } from './hang.js'
 import { describeObjects, objectOptions, objectPlace, prefixOf } from './object-place.js'
-import { describeOn, systemOptions, systemsFor } from './systems.js'
+import { currentSystem, describeOn, systemOptions, systemsFor } from './systems.js'
 import type { Workbench } from './workbench.js'
 
 export type { DiskLayout }
@@ -14,14 +14,14 @@ export type StorageLayout = DiskLayout | 'object'
 export const LAYOUTS: readonly DiskLayout[] = ['file', 'segment']
 
 /**
- * describe(), once for each layout in which a cache must behave alike: files, segments, and objects of a real radosgw; files and segments also on each system that moves
- * their bytes beside the kernel (systems.ts), unless `systems` is false: what is about processes, the kernel's engines, or arguments and
+ * describe(), once for each layout in which a cache must behave alike: files, segments, and objects of a real radosgw; each also on the systems that move
+ * their bytes in another way (systems.ts), unless `systems` is false: what is about processes, the kernel's engines, or arguments and
  * names that never reach them. What looks at a layout's own files is a suite of that layout.
  */
 export function describeLayouts(title: string, suite: (storageLayout: StorageLayout) => void, { systems = true }: { readonly systems?: boolean } = {}): void {
   describeDiskLayouts(title, suite)
   for (const system of systems ? systemsFor(title) : []) {
-    for (const storageLayout of LAYOUTS) describeOn(`${title}, ${storageLayout} layout`, system, () => { suite(storageLayout) })
+    for (const storageLayout of system.layouts ?? LAYOUTS) describeOn(`${title}, ${storageLayout} layout`, system, () => { suite(storageLayout) })
   }
   describeObjects(`${title}, object layout`, () => { suite('object') })
 }
@@ -41,6 +41,7 @@ export function layoutOptions(storageLayout: DiskLayout): OpenOptions {
  * is asked, when not at the radosgw itself.
  */
 export function placeOptions(storageLayout: StorageLayout, storageDir: string | readonly string[], endpoint?: string): OpenOptions {
+  if (storageLayout === 'object' && currentSystem() !== null) return { ...systemOptions(), objectPrefix: prefixOf(storageDir) }
   return storageLayout === 'object' ? objectOptions(storageDir, endpoint) : { storageDir, ...systemOptions(), ...layoutOptions(storageLayout) }
 }
 

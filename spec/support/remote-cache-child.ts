@@ -11,6 +11,8 @@ export type RemoteCommand =
   /** Answers a word a page: `hit` when the bytes are those that `write` stores, `WRONG BYTES`, the reason of a miss, or status and error. */
   | { readonly do: 'read'; readonly pages: Pages }
   | { readonly do: 'delete'; readonly keys: readonly string[] }
+  /** How many of them are there, from the first on. */
+  | { readonly do: 'exists'; readonly keys: readonly string[]; readonly timeoutMs?: number }
   | { readonly do: 'stats' | 'health' | 'gc' | 'selection' }
   | { readonly do: 'files'; readonly directory: string }
   | { readonly do: 'close'; readonly graceMs: number }
@@ -40,6 +42,7 @@ async function obey(command: RemoteCommand): Promise<unknown> {
         : outcome.status === 'miss' ? outcome.reason : failure(outcome.status, outcome.error))
     }
     case 'delete': return await Promise.all(command.keys.map(key => cache!.delete(key)))
+    case 'exists': return await cache!.batchExists(command.keys, command.timeoutMs === undefined ? {} : { timeoutMs: command.timeoutMs })
     case 'stats': return cache!.stats()
     case 'health': return cache!.health()
     case 'selection': return cache!.selection

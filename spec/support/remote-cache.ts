@@ -62,6 +62,7 @@ export class RemoteCache {
   write(pages: Pages): Promise<string[]> { return this.#ask({ do: 'write', pages }) }
   read(pages: Pages): Promise<string[]> { return this.#ask({ do: 'read', pages }) }
   delete(keys: readonly string[]): Promise<boolean[]> { return this.#ask({ do: 'delete', keys }) }
+  exists(keys: readonly string[], timeoutMs?: number): Promise<number> { return this.#ask({ do: 'exists', keys, ...(timeoutMs === undefined ? {} : { timeoutMs }) }) }
   stats(): Promise<Record<string, number>> { return this.#ask({ do: 'stats' }) }
   health(): Promise<{ status: string; reasons: string[] }> { return this.#ask({ do: 'health' }) }
   selection(): Promise<NixlBackendSelection> { return this.#ask({ do: 'selection' }) }

@@ -2,9 +2,10 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { OpenOptions } from '../../lib/index.js'
+import type { ObjectServer } from './object-server.js'
 import { standInLibrary, type StandInName } from './stand-in.js'
 
-/** A system that moves the bytes of files beside the kernel, on a stand-in for its library: its hardware is not here. */
+/** A system that moves the bytes of files beside the kernel, or objects, on a stand-in for its library: its hardware is not here. */
 export interface StorageSystem {
   readonly title: string
   readonly plugin: string
@@ -15,6 +16,10 @@ export interface StorageSystem {
   config(root: string): Record<string, unknown>
   /** What must be below `root`. */
   prepare?(root: string): void
+  /** What runs as long as a suite does; answers how to end it. */
+  start?(root: string): Promise<() => Promise<void>>
+  /** Default: those of storage directories. */
+  readonly layouts?: readonly ('file' | 'segment' | 'object')[]
   /** Further variables of the environment. */
   variables?(root: string): Record<string, string>
   /** What allocate() lies in. */
@@ -36,6 +41,10 @@ const withModules = {
 }
 const mounted = (root: string): void => { mkdirSync(join(root, '3fs-virt', 'iovs'), { recursive: true }) }
 
+const objectsOf = (root: string): string => join(root, 'objects')
+/** Serves the folder in which the stand-in keeps its objects: for what NIXL cannot do with objects, and for caches without it. */
+let server: ObjectServer | undefined
+
 export const SYSTEMS: readonly StorageSystem[] = [
   {
     title: '3FS (dram)', plugin: '3fs', agent: 'embedded', engine: 'usrbio', libraries: usrbio, prepare: mounted,
@@ -52,6 +61,19 @@ export const SYSTEMS: readonly StorageSystem[] = [
     title: 'an agent of NIXL', plugin: 'posix', agent: 'nixl', engine: 'nixl', libraries: [{ variable: 'HICACHE_NIXL_LIBNIXL_PATH', library: 'nixl_capi' }],
     config: () => ({ agent: 'nixl', plugin: { posix: { active: true } } }),
     arenaBuffer: SharedArrayBuffer, suites: 'all'
+  },
+  {
+    title: 'objects of an agent of NIXL', plugin: 'obj', agent: 'nixl', engine: 'nixl', libraries: [{ variable: 'HICACHE_NIXL_LIBNIXL_PATH', library: 'nixl_capi' }],
+    prepare: root => { mkdirSync(objectsOf(root)) },
+    variables: root => ({ HICACHE_STAND_IN_NIXL_OBJECTS: objectsOf(root) }),
+    start: async root => {
+      // What it needs is not wherever the other systems are used.
+      const { ObjectServer } = await import('./object-server.js')
+      const started = server = await ObjectServer.start(objectsOf(root))
+      return async () => { await started.fake.down() }
+    },
+    config: () => ({ agent: 'nixl', plugin: { obj: server!.section } }),
+    layouts: ['object'], arenaBuffer: SharedArrayBuffer, suites: [...MOVING_SUITES, 'verify', 'clear', 'targets that do not fit']
   },
   // Host memory goes by the POSIX engine there; what goes to a GPU has specs of its own (spec/systems).
   {
@@ -83,6 +105,7 @@ export function systemsFor(title: string): readonly StorageSystem[] {
 export function describeOn(title: string, system: StorageSystem, suite: () => void): void {
   describe(`${title}, on ${system.title} (stand-in)`, () => {
     const before_: Record<string, string | undefined> = {}
+    let end: (() => Promise<void>) | undefined
     before(async function () {
       // The stand-in is compiled.
       this.timeout(120_000)
@@ -94,10 +117,12 @@ export function describeOn(title: string, system: StorageSystem, suite: () => vo
         process.env[variable] = value
       }
       system.prepare?.(root)
+      end = await system.start?.(root)
       current = { system, root }
     })
     suite()
-    after(() => {
+    after(async () => {
+      await end?.()
       for (const [variable, value] of Object.entries(before_)) {
         if (value === undefined) Reflect.deleteProperty(process.env, variable)
         else process.env[variable] = value

@@ -17,7 +17,7 @@ const posix = (keys_: object): OpenOptions => ({ config: { agent: 'nixl', plugin
 const KEPT_MAX = 8
 const nowhere = { HICACHE_NIXL_LIBNIXL_PATH: '/nowhere/libnixl_capi.so' }
 
-for (const system of systemsInUse().filter(({ agent }) => agent === 'nixl')) {
+for (const system of systemsInUse().filter(({ agent, plugin }) => agent === 'nixl' && plugin === 'posix')) {
   describe(`${system.title} as its user sees it (stand-in)`, () => {
     const bench = workbench('file')
 

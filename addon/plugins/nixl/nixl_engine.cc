@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "engine/engine_base.h"
+#include "plugins/nixl/nixl_object_session.h"
 #include "plugins/nixl/nixl_session.h"
 #include "util/clock.h"
 #include "util/fault.h"
@@ -1009,8 +1010,18 @@ Probe probe(const Options& options) {
     found.version = api->version;
     found.plugin_folder = api->plugin_folder;
     std::string reason;
-    if (!list_plugins(*api, found.plugins, reason)) refusal = {reason, "set NIXL_LOG_LEVEL=debug to see what NIXL says on stderr"};
-    else found.usable = try_create_nixl(options, refusal) != nullptr;
+    if (!list_plugins(*api, found.plugins, reason)) {
+      refusal = {reason, "set NIXL_LOG_LEVEL=debug to see what NIXL says on stderr"};
+    } else {
+      const auto moves = [&](int type) {
+        return std::any_of(found.plugins.begin(), found.plugins.end(), [&](const PluginInfo& plugin) {
+          return plugin.name == options.plugin && std::find(plugin.memory.begin(), plugin.memory.end(), type) != plugin.memory.end();
+        });
+      };
+      found.objects = moves(memory::object) && !moves(memory::file);
+      std::atomic<int64_t> inside{0};
+      found.usable = found.objects ? ObjectSession::open(*api, options.plugin, options.parameters, inside, refusal) != nullptr : try_create_nixl(options, refusal) != nullptr;
+    }
   }
   if (!found.usable) {
     found.reason = refusal.reason;

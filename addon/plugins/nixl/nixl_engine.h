@@ -68,11 +68,12 @@ size_t agents_kept();
 
 struct Probe {
   bool usable = false;
+  bool objects = false;  // the plugin moves objects, and no files: pages are objects (nixl_objects.h)
   std::string path, version, plugin_folder;
   std::vector<PluginInfo> plugins;
   std::string reason, remedy;
 };
-// By making an engine and asking it nothing. For threads that may wait.
+// By making an engine, or an agent for objects, and asking it nothing. For threads that may wait.
 Probe probe(const Options&);
 
 }  // namespace hicache::nixl

@@ -1,7 +1,6 @@
 #include "plugins/nixl/nixl_session.h"
 
 #include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,101 +10,33 @@
 #include <utility>
 
 namespace hicache::nixl {
-namespace {
-
-std::string next_name() {
-  static std::atomic<uint64_t> number{0};
-  return "hicache-" + std::to_string(::getpid()) + "-" + std::to_string(number.fetch_add(1) + 1);
-}
-
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text.empty() ? "none" : text;
-}
-
-// The text of what a plugin needs beyond NIXL, for the remedy.
-std::string needs_of(const std::string& plugin) {
-  if (plugin == "GDS" || plugin == "GDS_MT") return "it needs CUDA's driver and libcufile";
-  if (plugin == "HF3FS") return "it needs 3FS's libhf3fs_api_shared and a mounted 3FS";
-  if (plugin == "POSIX") return "it needs libaio, liburing or librt, as its parameters say";
-  return "it needs libraries of its own";
-}
-
-}  // namespace
 
 std::unique_ptr<Session> Session::open(const SessionSettings& settings, Refusal& refusal) {
-  std::unique_ptr<Session> session(new Session(*settings.api, next_name()));
+  std::unique_ptr<Session> session(new Session(*settings.api, next_agent_name()));
   if (!session->start(settings, refusal)) return nullptr;
   return session;
 }
 
 bool Session::start(const SessionSettings& settings, Refusal& refusal) {
-  const AgentConfig config;
-  int answer = api_.create_configured_agent(name_.c_str(), &config, &agent_);
-  if (answer != status::success || agent_ == nullptr) {
-    agent_ = nullptr;
-    refusal = {"create_configured_agent of " + api_.path + " answered " + describe_status(answer), "set NIXL_LOG_LEVEL=debug to see what NIXL says on stderr"};
-    return false;
-  }
-  const std::vector<std::string> names = plugin_names(api_, agent_);
-  if (std::find(names.begin(), names.end(), settings.plugin) == names.end()) {
-    refusal = {"NIXL (" + api_.path + ") has no plugin " + settings.plugin + ": it lists " + joined(names) + ", and looks into " + api_.plugin_folder,
-               "install libplugin_" + settings.plugin + ".so there, or name its folder in NIXL_PLUGIN_DIR"};
-    return false;
-  }
-  const PluginInfo info = describe_plugin(api_, agent_, settings.plugin);
-  const std::string plugin_remedy = needs_of(settings.plugin) + "; set NIXL_LOG_LEVEL=debug to see what NIXL says on stderr";
-  if (!info.described) {
-    refusal = {"NIXL lists plugin " + settings.plugin + ", but " + info.reason, plugin_remedy};
-    return false;
-  }
-  memory_types_ = info.memory;
-  if (!moves(memory::file) || !moves(memory::dram)) {
-    refusal = {"NIXL's plugin " + settings.plugin + " does not move files between storage and memory", "use POSIX, GDS, GDS_MT or HF3FS"};
-    return false;
-  }
-  Params* params = nullptr;
-  answer = api_.create_params(&params);
-  std::string told;
-  for (auto at = settings.parameters.begin(); answer == status::success && at != settings.parameters.end(); ++at) {
-    answer = api_.params_add(params, at->first.c_str(), at->second.c_str());
-    told += (told.empty() ? "" : ", ") + at->first + "=" + at->second;
-  }
-  if (answer == status::success) answer = api_.create_backend(agent_, settings.plugin.c_str(), params, &backend_);
-  if (params != nullptr) api_.destroy_params(params);
-  if (answer != status::success || backend_ == nullptr) {
-    backend_ = nullptr;
-    refusal = {"create_backend of NIXL's plugin " + settings.plugin + " (" + (told.empty() ? "no parameters" : told) + ") answered " + describe_status(answer),
-               "check the parameters (each is typed: a number, or yes or no), and that what the plugin needs is there: " + plugin_remedy};
-    return false;
-  }
-  answer = api_.create_opt_args(&opt_);
-  if (answer == status::success) answer = api_.opt_args_add_backend(opt_, backend_);
-  if (answer != status::success || !open_slab(slabs_[0])) {
-    const std::string why = answer != status::success ? "create_opt_args answered " + describe_status(answer) : problem_;
-    refusal = {"NIXL's plugin " + settings.plugin + " cannot be used: " + why, plugin_remedy};
-    return false;
-  }
-  return true;
+  if (!own_.open(settings.plugin, settings.parameters, memory::file, refusal)) return false;
+  if (open_slab(slabs_[0])) return true;
+  refusal = {"NIXL's plugin " + settings.plugin + " cannot be used: " + problem_, plugin_remedy(settings.plugin)};
+  return false;
 }
 
 Session::~Session() {
-  if (agent_ != nullptr) {
+  if (own_.agent != nullptr) {
     for (FileEntry& entry : files_) deregister(entry);
     for (const MemoryEntry& entry : regions_) deregister(entry);
     for (const Slab& slab : slabs_) {
       if (slab.memory) memory_call(false, memory::dram, {{reinterpret_cast<uintptr_t>(slab.memory.data()), slab.memory.size(), 0, 0, -1}});
     }
   }
-  if (opt_ != nullptr) api_.destroy_opt_args(opt_);
-  if (backend_ != nullptr) api_.destroy_backend(backend_);
-  if (agent_ != nullptr) api_.destroy_agent(agent_);
 }
 
 void Session::destroy_apart() {
-  const Api& api = api_;
-  Agent* const agent = std::exchange(agent_, nullptr);
+  const Api& api = own_.api;
+  Agent* const agent = std::exchange(own_.agent, nullptr);
   auto ended = std::make_shared<std::atomic<bool>>(false);
   destruction_ = ended;
   sigset_t all, before;
@@ -125,25 +56,23 @@ void Session::destroy_apart() {
 }
 
 void Session::abandon() {
-  agent_ = nullptr;
+  own_.agent = nullptr;
   abandoned_ = true;
 }
 
-bool Session::moves(int memory_type) const { return std::find(memory_types_.begin(), memory_types_.end(), memory_type) != memory_types_.end(); }
-
 int Session::memory_call(bool in, int type, const std::vector<Descriptor>& descriptors) {
-  if (agent_ == nullptr) return status::success;
+  if (own_.agent == nullptr) return status::success;
   RegDlist* list = nullptr;
-  int answer = api_.create_reg_dlist(type, &list);
+  int answer = own_.api.create_reg_dlist(type, &list);
   if (answer != status::success) return answer;
   for (const Descriptor& one : descriptors) {
     // Of a file: from its beginning, length 0, which has no end.
     const bool file = type == memory::file;
-    answer = api_.reg_dlist_add_desc(list, file ? 0 : one.address, file ? 0 : one.length, file ? static_cast<uint64_t>(one.fd) : one.device, nullptr, 0);
+    answer = own_.api.reg_dlist_add_desc(list, file ? 0 : one.address, file ? 0 : one.length, file ? static_cast<uint64_t>(one.fd) : one.device, nullptr, 0);
     if (answer != status::success) break;
   }
-  if (answer == status::success) answer = (in ? api_.register_mem : api_.deregister_mem)(agent_, list, opt_);
-  api_.destroy_reg_dlist(list);
+  if (answer == status::success) answer = (in ? own_.api.register_mem : own_.api.deregister_mem)(own_.agent, list, own_.opt);
+  own_.api.destroy_reg_dlist(list);
   return answer;
 }
 
@@ -338,20 +267,20 @@ void Session::give_back(const Block& block) {
 
 int Session::post(int operation, int memory_type, const std::vector<Descriptor>& descriptors, Transfer& transfer) {
   XferDlist *local = nullptr, *remote = nullptr;
-  int answer = api_.create_xfer_dlist(memory_type, &local);
-  if (answer == status::success) answer = api_.create_xfer_dlist(memory::file, &remote);
+  int answer = own_.api.create_xfer_dlist(memory_type, &local);
+  if (answer == status::success) answer = own_.api.create_xfer_dlist(memory::file, &remote);
   for (size_t i = 0; answer == status::success && i < descriptors.size(); i++) {
     const Descriptor& one = descriptors[i];
-    answer = api_.xfer_dlist_add_desc(local, one.address, one.length, one.device);
-    if (answer == status::success) answer = api_.xfer_dlist_add_desc(remote, one.offset, one.length, static_cast<uint64_t>(one.fd));
+    answer = own_.api.xfer_dlist_add_desc(local, one.address, one.length, one.device);
+    if (answer == status::success) answer = own_.api.xfer_dlist_add_desc(remote, one.offset, one.length, static_cast<uint64_t>(one.fd));
   }
   const char* call = "create_xfer_req";
-  if (answer == status::success) answer = api_.create_xfer_req(agent_, operation, local, remote, name_.c_str(), &transfer.request, opt_);
-  if (local != nullptr) api_.destroy_xfer_dlist(local);
-  if (remote != nullptr) api_.destroy_xfer_dlist(remote);
+  if (answer == status::success) answer = own_.api.create_xfer_req(own_.agent, operation, local, remote, own_.name.c_str(), &transfer.request, own_.opt);
+  if (local != nullptr) own_.api.destroy_xfer_dlist(local);
+  if (remote != nullptr) own_.api.destroy_xfer_dlist(remote);
   if (answer == status::success) {
     call = "post_xfer_req";
-    answer = api_.post_xfer_req(agent_, transfer.request, opt_);
+    answer = own_.api.post_xfer_req(own_.agent, transfer.request, own_.opt);
   } else {
     transfer.request = nullptr;
     if (answer > 0) answer = status::backend;
@@ -361,16 +290,16 @@ int Session::post(int operation, int memory_type, const std::vector<Descriptor>&
 }
 
 int Session::poll(Transfer& transfer) {
-  const int answer = api_.get_xfer_status(agent_, transfer.request);
+  const int answer = own_.api.get_xfer_status(own_.agent, transfer.request);
   if (answer < 0) problem_ = "a transfer of " + std::to_string(transfer.bytes) + " bytes ended with " + describe_status(answer);
   return answer;
 }
 
 void Session::release(Transfer& transfer) {
   if (transfer.request == nullptr) return;
-  if (agent_ != nullptr) {
-    api_.release_xfer_req(agent_, transfer.request);
-    api_.destroy_xfer_req(transfer.request);
+  if (own_.agent != nullptr) {
+    own_.api.release_xfer_req(own_.agent, transfer.request);
+    own_.api.destroy_xfer_req(transfer.request);
   }
   transfer.request = nullptr;
 }

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "agent/memory_registry.h"
-#include "plugins/nixl/nixl_api.h"
+#include "plugins/nixl/nixl_backend.h"
 #include "util/aligned_buffer.h"
 
 namespace hicache::nixl {
@@ -101,7 +101,7 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  bool moves(int memory_type) const;
+  bool moves(int memory_type) const { return own_.moves(memory_type); }
 
   // The entry of the descriptor, used once more; a number that means another file by now gets a new one. It may not be registered yet.
   FileEntry* file(int fd, const struct stat& info, int flags);
@@ -150,7 +150,7 @@ class Session {
     std::vector<uint8_t*> free;
   };
 
-  Session(const Api& api, std::string name) : api_(api), name_(std::move(name)) {}
+  Session(const Api& api, std::string name) : own_(api, std::move(name)) {}
   bool start(const SessionSettings&, Refusal&);
   int memory_call(bool in, int type, const std::vector<Descriptor>& descriptors);
   void deregister(FileEntry& entry);
@@ -160,12 +160,6 @@ class Session {
   void deregister(const MemoryEntry& entry);
   bool open_slab(Slab& slab);
 
-  const Api& api_;
-  const std::string name_;
-  Agent* agent_ = nullptr;
-  Backend* backend_ = nullptr;
-  OptArgs* opt_ = nullptr;
-  std::vector<int> memory_types_;
   std::list<FileEntry> files_;  // the one used last first
   std::unordered_map<int, std::list<FileEntry>::iterator> by_fd_;
   std::list<MemoryEntry> regions_;
@@ -174,6 +168,8 @@ class Session {
   std::shared_ptr<std::atomic<bool>> destruction_;
   bool abandoned_ = false;
   std::string problem_;
+  // Ends first: the agent knows the memory above.
+  AgentOfOne own_;
 };
 
 }  // namespace hicache::nixl

@@ -113,7 +113,7 @@ class Lane {
   S3Caller caller_;
 };
 
-class ObjPlugin final : public Plugin {
+class ObjPlugin final : public ObjectPlugin {
  public:
   ObjPlugin(const curl::Api& api, const ObjectOptions& options) : endpoint_(std::make_shared<ObjectEndpoint>(options)) {
     const unsigned threads = std::clamp(options.threads, 1u, std::max(1u, options.connections));
@@ -128,17 +128,23 @@ class ObjPlugin final : public Plugin {
   size_t calls() const override { return 0; }
 
   void start(Batch& batch) override {
-    auto places = std::make_shared<std::vector<Place>>(batch.size());
-    batch.plugin_state = places;
+    std::vector<Operation*> all;
+    all.reserve(batch.size());
+    for (size_t i = 0; i < batch.size(); i++) all.push_back(&batch[i]);
+    start_these(all, batch.plugin_state);
+  }
+  void start_these(const std::vector<Operation*>& operations, std::shared_ptr<void>& kept) override {
+    auto places = std::make_shared<std::vector<Place>>(operations.size());
+    kept = places;
     choose_lanes();
-    const size_t each = (batch.size() + in_use_ - 1) / in_use_;
+    const size_t each = (operations.size() + in_use_ - 1) / in_use_;
     // Whatever the lanes take may be finished, and the batch gone, before this is over: first everything is noted, then handed over.
     std::vector<std::pair<size_t, std::vector<Lane::Given>>> shares;
-    for (size_t from = 0; from < batch.size(); from += each) {
+    for (size_t from = 0; from < operations.size(); from += each) {
       const size_t lane = next_lane_++ % in_use_;
       std::vector<Lane::Given> given;
-      for (size_t i = from; i < std::min(batch.size(), from + each); i++) {
-        Operation& operation = batch[i];
+      for (size_t i = from; i < std::min(operations.size(), from + each); i++) {
+        Operation& operation = *operations[i];
         (*places)[i] = {lane, next_id_++};
         operation.state = &(*places)[i];
         given.push_back({(*places)[i].id, &operation});
@@ -202,7 +208,7 @@ class ObjPlugin final : public Plugin {
 
 }  // namespace
 
-std::unique_ptr<Plugin> try_create_obj_plugin(const ObjectOptions& options, Refusal& refusal) {
+std::unique_ptr<ObjectPlugin> try_create_obj_plugin(const ObjectOptions& options, Refusal& refusal) {
   const curl::Api* const api = curl::load(refusal);
   if (api == nullptr) return nullptr;
   return std::make_unique<ObjPlugin>(*api, options);

@@ -43,42 +43,60 @@ class TextSource final : public BodySource {
   const std::string& text_;
 };
 
-// Takes a body of one exact length into memory, and its checksum while it passes.
+// Takes a body of one exact length into memory, and its checksum while it passes; what stands behind that goes to `tail`, which has its size when the body begins.
 class MemorySink final : public BodySink {
  public:
   using Wanted = std::function<bool(const S3Answer&)>;
-  MemorySink(const Memory& memory, uint64_t from, uint64_t bytes, bool sum, Wanted wanted) : memory_(memory), from_(from), bytes_(bytes), sum_(sum), wanted_(std::move(wanted)) {}
+  MemorySink(const Memory& memory, uint64_t from, uint64_t bytes, bool sum, std::vector<uint8_t>& tail, Wanted wanted)
+      : memory_(memory), from_(from), bytes_(bytes), sum_(sum), tail_(tail), wanted_(std::move(wanted)) {}
 
   bool begins(const S3Answer& answer) override {
     taken_ = 0;
     crc_ = 0;
+    tail_.clear();
     return wanted_(answer);
   }
-  HttpExchange::Room room() override { return {memory_.data + from_ + taken_, static_cast<size_t>(bytes_ - taken_), memory_.gate}; }
+  HttpExchange::Room room() override {
+    if (taken_ < bytes_ || tail_.empty()) return {memory_.data + from_ + taken_, static_cast<size_t>(bytes_ - taken_), memory_.gate};
+    return {tail_.data() + (taken_ - bytes_), static_cast<size_t>(bytes_ + tail_.size() - taken_), nullptr};
+  }
   bool take(const uint8_t* from, size_t bytes) override {
-    if (bytes > bytes_ - taken_) return false;
+    if (bytes > bytes_ + tail_.size() - taken_) return false;
+    const size_t first = taken_ < bytes_ ? static_cast<size_t>(std::min<uint64_t>(bytes, bytes_ - taken_)) : 0;
+    if (first > 0 && !take_into_memory(from, first)) return false;
+    if (bytes == first) return true;
+    uint8_t* const to = tail_.data() + (taken_ - bytes_);
+    if (from + first != to) std::memcpy(to, from + first, bytes - first);
+    taken_ += bytes - first;
+    return true;
+  }
+  bool whole() const { return taken_ == bytes_ + tail_.size(); }
+  bool lost() const { return lost_; }
+  uint64_t crc() const { return crc_; }
+
+ private:
+  bool take_into_memory(const uint8_t* from, size_t bytes) {
     uint8_t* const to = memory_.data + from_ + taken_;
     const bool there = memory_.touch([&] {
       if (from != to) std::memcpy(to, from, bytes);
-      from = to;
-      if (sum_) crc_ = crc64(from, bytes, crc_);
+      if (sum_) crc_ = crc64(to, bytes, crc_);
     });
     taken_ += bytes;
     lost_ = !there;
     return there;
   }
-  bool whole() const { return taken_ == bytes_; }
-  bool lost() const { return lost_; }
-  uint64_t crc() const { return crc_; }
 
- private:
   const Memory& memory_;
   const uint64_t from_, bytes_;
   const bool sum_;
+  std::vector<uint8_t>& tail_;
   const Wanted wanted_;
   uint64_t taken_ = 0, crc_ = 0;
   bool lost_ = false;
 };
+
+// May an object of that length, without metadata, end in a record block?
+bool may_end_in_record(const S3Answer& answer, uint64_t object_bytes) { return answer.record.empty() && object_bytes >= record_bytes && object_bytes % block_bytes == 0; }
 
 // `bytes 0-99/1234`: is it that range, and of how many bytes?
 bool range_is(const S3Answer& answer, uint64_t from, uint64_t bytes, uint64_t& total) {
@@ -163,6 +181,84 @@ bool PageTransfer::judge(const S3Answer& answer, uint64_t object_bytes, bool wit
   return false;
 }
 
+Task<S3Answer> PageTransfer::read_block(uint64_t object_bytes, const std::string& etag) {
+  block_.assign(record_bytes, 0);
+  const Memory memory{block_.data(), block_.size(), nullptr};
+  const uint64_t from = object_bytes - record_bytes;
+  std::vector<uint8_t> none;
+  MemorySink sink(memory, 0, record_bytes, false, none, [&](const S3Answer& answer) {
+    uint64_t total = 0;
+    return range_is(answer, from, record_bytes, total) && total == object_bytes;
+  });
+  S3Request request;
+  request.method = "GET";
+  request.key = operation_.name;
+  request.headers = {{"range", "bytes=" + std::to_string(from) + "-" + std::to_string(object_bytes - 1)}};
+  if (!etag.empty()) request.headers.emplace_back("if-match", etag);
+  request.sink = &sink;
+  S3Answer answer = co_await caller_.call(scope_, request);
+  // Another object has taken its place, or the server knows no ranges.
+  const bool other = answer.result == S3Result::unwanted || (answer.result == S3Result::answered && (answer.status >= 300 || !sink.whole()));
+  if (other) {
+    answer.result = S3Result::answered;
+    if (answer.status != 404) answer.status = 412;
+    block_.clear();
+  }
+  co_return answer;
+}
+
+bool PageTransfer::judge_block(const uint8_t* block, uint64_t object_bytes, Record& record, Outcome& outcome) const {
+  switch (decode_record(block, record)) {
+    case RecordState::none:
+      outcome = Outcome::of(Status::absent);
+      return false;
+    case RecordState::newer:
+      outcome = Outcome::failed(EPROTONOSUPPORT);
+      return false;
+    case RecordState::damaged:
+      outcome = Outcome::of(Status::corrupt);
+      return false;
+    case RecordState::whole:
+      break;
+  }
+  if (record.identity != operation_.identity) {
+    outcome = Outcome::of(Status::identity);
+    return false;
+  }
+  if (page_file_bytes(record.payload_length) == object_bytes) return true;
+  outcome = Outcome::of(Status::corrupt);
+  return false;
+}
+
+// The payload is in the caller's memory, its record here.
+Outcome PageTransfer::judge_page_file(const uint8_t* block, uint64_t object_bytes, bool& again) const {
+  const uint64_t length = operation_.memory.length;
+  Record record;
+  Outcome outcome;
+  if (!judge_block(block, object_bytes, record, outcome)) return outcome.status == Status::absent ? Outcome::of(Status::length, object_bytes) : outcome;
+  if (record.payload_length != length) return Outcome::of(Status::length, record.payload_length);
+  uint64_t crc = record.payload_crc;
+  const bool skip = (operation_.flags & flag::skip_checksum) != 0;
+  if (!skip && !operation_.memory.touch([&] { crc = payload_crc(operation_.identity, operation_.memory.data, operation_.memory.length); })) return Outcome::failed(EFAULT);
+  if (crc != record.payload_crc) {
+    again = true;
+    return Outcome::of(Status::corrupt);
+  }
+  outcome = Outcome::of(Status::ok, length);
+  outcome.set_meta(record.meta);
+  return outcome;
+}
+
+// An object without metadata is exactly as long as was asked for, and was read as a whole: is it a page and its record, and so not what it seems to be?
+bool PageTransfer::ends_in_record(uint64_t length, Outcome& outcome) const {
+  if (length < record_bytes || length % block_bytes != 0) return false;
+  std::vector<uint8_t> block(record_bytes);
+  if (!operation_.memory.touch([&] { std::memcpy(block.data(), operation_.memory.data + (length - record_bytes), record_bytes); })) return false;
+  Record record;
+  if (judge_block(block.data(), length, record, outcome)) outcome = Outcome::of(Status::length, record.payload_length);
+  return outcome.status != Status::absent;
+}
+
 // ---- look-ups ----
 
 Task<S3Answer> PageTransfer::head() {
@@ -180,6 +276,17 @@ Task<Outcome> PageTransfer::check() {
   ObjectRecord record;
   bool unverified = false;
   Outcome outcome;
+  if (may_end_in_record(answer, answer.length)) {
+    const S3Answer end = co_await read_block(answer.length, answer.etag);
+    if (end.result != S3Result::answered) co_return unusable(end);
+    Record inner;
+    if (!block_.empty() && judge_block(block_.data(), answer.length, inner, outcome)) {
+      outcome = Outcome::of(Status::ok, inner.payload_length);
+      outcome.set_meta(inner.meta);
+      co_return outcome;
+    }
+    if (!block_.empty() && outcome.status != Status::absent) co_return outcome;
+  }
   if (!judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, outcome)) co_return outcome;
   outcome = Outcome::of(unverified ? Status::unverified : Status::ok, answer.length);
   if (!unverified) outcome.set_meta(record.meta);
@@ -194,7 +301,15 @@ Task<Outcome> PageTransfer::remove() {
     ObjectRecord record;
     bool unverified = false;
     Outcome outcome;
-    const bool ours = judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, outcome);
+    bool ours = false;
+    if (may_end_in_record(answer, answer.length)) {
+      const S3Answer end = co_await read_block(answer.length, answer.etag);
+      if (end.result != S3Result::answered) co_return unusable(end);
+      Record inner;
+      ours = !block_.empty() && judge_block(block_.data(), answer.length, inner, outcome);
+      if (!ours && !block_.empty() && outcome.status != Status::absent && outcome.status != Status::corrupt) co_return outcome;
+    }
+    ours = ours || judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, outcome);
     // One of ours whose length is wrong may go; so may one that names nobody, as long as it is not somebody else's.
     if (!ours && outcome.status != Status::corrupt) co_return outcome;
   }
@@ -242,6 +357,22 @@ Task<PageTransfer::Look> PageTransfer::look(Outcome& failure) {
   if (answer.status == 404) co_return Look::absent;
   ObjectRecord record;
   if (decode_object_record(answer.record, record) == ObjectRecordState::newer) co_return Look::newer;
+  if (may_end_in_record(answer, answer.length)) {
+    const S3Answer end = co_await read_block(answer.length, answer.etag);
+    if (end.result != S3Result::answered) {
+      failure = unusable(end);
+      co_return Look::failed;
+    }
+    Record inner;
+    const RecordState state = block_.empty() ? RecordState::none : decode_record(block_.data(), inner);
+    if (state == RecordState::newer) co_return Look::newer;
+    if (state == RecordState::whole && inner.payload_length == operation_.memory.length && page_file_bytes(inner.payload_length) == answer.length &&
+        inner.identity == operation_.identity && inner.meta == operation_.meta) {
+      uint64_t crc = ~inner.payload_crc;
+      operation_.memory.touch([&] { crc = payload_crc(operation_.identity, operation_.memory.data, operation_.memory.length); });
+      if (crc == inner.payload_crc) co_return Look::same;
+    }
+  }
   co_return answer.record == record_ && answer.length == operation_.memory.length ? Look::same : Look::other;
 }
 
@@ -425,10 +556,15 @@ Task<Outcome> PageTransfer::read_once(bool& again) {
   ObjectRecord record;
   bool unverified = false;
   Outcome verdict = Outcome::of(Status::corrupt);
-  MemorySink sink(operation_.memory, 0, length, !skip, [&](const S3Answer& answer) {
+  std::vector<uint8_t> tail;
+  MemorySink sink(operation_.memory, 0, length, !skip, tail, [&](const S3Answer& answer) {
     if (!answer.has_length) {
       verdict = Outcome::of(Status::corrupt);
       return false;
+    }
+    if (may_end_in_record(answer, answer.length) && answer.length == page_file_bytes(length)) {
+      tail.resize(static_cast<size_t>(answer.length - length));
+      return true;
     }
     if (!judge(answer, answer.length, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
     if (answer.length == length) return true;
@@ -445,6 +581,8 @@ Task<Outcome> PageTransfer::read_once(bool& again) {
   if (answer.result != S3Result::answered) co_return unusable(answer);
   if (answer.status == 404) co_return Outcome::of(Status::absent);
   if (answer.status >= 300 || !sink.whole()) co_return Outcome::of(Status::corrupt);
+  if (!tail.empty()) co_return judge_page_file(tail.data() + tail.size() - record_bytes, length + tail.size(), again);
+  if (Outcome inner; unverified && ends_in_record(length, inner)) co_return inner;
   uint64_t theirs = 0;
   const bool vouched = ask && !skip && checksum_of_header(answer.checksum, theirs);
   if ((!unverified && !skip && record.crc != sink.crc()) || (vouched && theirs != sink.crc())) {
@@ -463,15 +601,20 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
   bool unverified = false;
   Outcome verdict = Outcome::of(Status::corrupt);
   // The first part says what the object is; all the others must be of that one.
-  MemorySink sink(operation_.memory, 0, std::min(each, length), false, [&](const S3Answer& answer) {
+  std::vector<uint8_t> none;
+  bool page_file = false;
+  MemorySink sink(operation_.memory, 0, std::min(each, length), false, none, [&](const S3Answer& answer) {
     uint64_t total = 0;
+    page_file = false;
     if (answer.status != 206 || !total_of_range(answer.range, total)) {
       verdict = Outcome::of(Status::length, answer.length);
       if (answer.length == length) verdict = Outcome::of(Status::corrupt);
       return false;
     }
-    if (!judge(answer, total, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
-    if (total != length) {
+    object_bytes_ = total;
+    page_file = may_end_in_record(answer, total) && total == page_file_bytes(length);
+    if (!page_file && !judge(answer, total, (operation_.flags & flag::accept_unverified) != 0, record, unverified, verdict)) return false;
+    if (!page_file && total != length) {
       verdict = Outcome::of(Status::length, total);
       return false;
     }
@@ -510,6 +653,14 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
     co_return Outcome::of(Status::corrupt);
   }
   if (answer.result != S3Result::answered) co_return unusable(answer);
+  if (page_file) {
+    const S3Answer end = co_await read_block(object_bytes_, etag);
+    if (end.result != S3Result::answered) co_return unusable(end);
+    again = block_.empty();
+    if (again) co_return Outcome::of(end.status == 404 ? Status::absent : Status::stale);
+    co_return judge_page_file(block_.data(), object_bytes_, again);
+  }
+  if (Outcome inner; unverified && ends_in_record(length, inner)) co_return inner;
   if (!unverified && !skip) {
     uint64_t crc = 0;
     if (!sum_payload(crc)) co_return Outcome::failed(EFAULT);
@@ -524,9 +675,10 @@ Task<Outcome> PageTransfer::read_ranges(bool& again) {
 }
 
 Detached PageTransfer::read_range(size_t index, uint64_t at, uint64_t bytes, const std::string& etag, S3Answer& all, Countdown& left) {
-  MemorySink sink(operation_.memory, at, bytes, false, [&](const S3Answer& answer) {
+  std::vector<uint8_t> none;
+  MemorySink sink(operation_.memory, at, bytes, false, none, [&](const S3Answer& answer) {
     uint64_t total = 0;
-    return range_is(answer, at, bytes, total) && total == operation_.memory.length;
+    return range_is(answer, at, bytes, total) && total == object_bytes_;
   });
   S3Request request;
   request.method = "GET";

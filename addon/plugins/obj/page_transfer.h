@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "agent/operation.h"
 #include "plugins/obj/object_record.h"
 #include "plugins/obj/s3_call.h"
+#include "pool/record.h"
 
 namespace hicache {
 
@@ -45,6 +47,12 @@ class PageTransfer {
   bool sum_payload(uint64_t& crc) const;
   // Of a HEAD's or GET's headers: true, with the record, when it is a page of ours; else the outcome.
   bool judge(const S3Answer& answer, uint64_t object_bytes, bool with_unverified, ObjectRecord& record, bool& unverified, Outcome& outcome) const;
+  // An object without metadata may end in the record block of a page file: writers that have only a body put it there. The answer, with block_ filled where there is something.
+  Task<S3Answer> read_block(uint64_t object_bytes, const std::string& etag);
+  // Of that block: true, with the record, when it is one of a page of ours; else the outcome. `outcome` is `absent` where it is no record at all.
+  bool judge_block(const uint8_t* block, uint64_t object_bytes, Record& record, Outcome& outcome) const;
+  Outcome judge_page_file(const uint8_t* block, uint64_t object_bytes, bool& again) const;
+  bool ends_in_record(uint64_t length, Outcome& outcome) const;
   Outcome unusable(const S3Answer& answer) const;
   bool given_up() const;
 
@@ -52,8 +60,10 @@ class PageTransfer {
   S3Caller& caller_;
   Operation& operation_;
   CallScope scope_;
-  uint64_t crc_ = 0;       // of the payload that is written
-  std::string record_;     // its metadata
+  uint64_t crc_ = 0;            // of the payload that is written
+  std::string record_;          // its metadata
+  uint64_t object_bytes_ = 0;   // of what is read in ranges
+  std::vector<uint8_t> block_;  // of a record, if one was read
 };
 
 }  // namespace hicache

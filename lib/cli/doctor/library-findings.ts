@@ -64,8 +64,8 @@ async function usrbioReport({ usrbio }: NativeAddon, { config }: LibraryNeeds): 
 }
 
 async function nixlReport({ nixl }: NativeAddon, { config, agent, plugins }: LibraryNeeds): Promise<LibraryReport> {
-  // Where nobody asks for NIXL, its plugin for files says as much as any. Objects are not moved by NIXL here.
-  const plugin = (agent === 'nixl' ? plugins.find((name) => name !== 'obj') : undefined) ?? 'posix'
+  // Where nobody asks for NIXL, its plugin for files says as much as any.
+  const plugin = (agent === 'nixl' ? plugins[0] : undefined) ?? 'posix'
   const report = await nixl.probe(nixlPluginName(plugin), nixlParameters(config, plugin))
   if (report.plugins.length === 0) return report
   const listed = report.plugins.map(({ name, usable }) => usable ? name : `${name} (does not load)`).join(', ')

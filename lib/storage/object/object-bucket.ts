@@ -5,6 +5,7 @@ import { silentLogger, type Logger } from '../../observe/logger.js'
 import type { NativeObjects, ObjectClient, ObjectEndpoint, ObjectRequest, ObjectResponse } from '../../transfer/native-binding.js'
 import { ObjectCredentials, type CredentialOptions } from './object-credentials.js'
 import { planEndpoint, type Unusable } from './object-endpoint.js'
+import type { ObjectPlace } from './object-place.js'
 import { isExpired, refusalError, refusalOf, type Refusal } from './object-refusal.js'
 
 export interface BucketOptions {
@@ -16,11 +17,13 @@ export interface BucketOptions {
 }
 
 /** A bucket as this process talks to it: where it is, the credentials for it, and a client for what is not a page. Close it. */
-export class ObjectBucket {
+export class ObjectBucket implements ObjectPlace {
   /** What agents get: an id for the credentials, never the credentials. */
   readonly endpoint: ObjectEndpoint
   /** For people: `s3://bucket/prefix at http://host:9000`. */
   readonly name: string
+  readonly refusal = null
+  readonly lengthsUnknown = false
   readonly client: ObjectClient
   readonly #credentials: ObjectCredentials
 

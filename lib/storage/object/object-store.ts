@@ -14,9 +14,9 @@ import type { MissReason, ReadOutcome, WriteOutcome } from '../outcome.js'
 import type { PageInfo } from '../page-info.js'
 import type { GcReport, PageStore, PageToRead, PageToWrite, VerifyOptions, VerifyReport } from '../page-store.js'
 import { TIMEOUT_MS_MAX, hit, keyOf, misfit, missReason, throwIfAborted, unavailableError, type StoreParts } from '../store-parts.js'
-import type { ObjectBucket } from './object-bucket.js'
 import type { ObjectLayout } from './object-layout.js'
 import { deleteBody, fitsXml, parseDeleteErrors, parseListing, parseUploads, type ListedObject } from './object-listing.js'
+import type { ObjectPlace } from './object-place.js'
 import { refusalError, refusalOf, refusalOfMeta, sayRefusal, textOfMeta } from './object-refusal.js'
 import { SeenPages } from './seen-pages.js'
 
@@ -36,6 +36,9 @@ const DELETE_KEYS_MAX = 1000
 /** Multipart uploads that nobody has ended for so long are leftovers of writers that died. */
 const UPLOAD_MS_MAX = 24 * 60 * 60 * 1000
 
+/** Of a look-up: what it is and how long, not only whether it is there. NIXL answers that with a look at the bytes. */
+const LOOK_INSIDE = Flag.force
+
 const HEALTH_CAUSE = 'object-store'
 
 /** An object of this namespace, and what its check answered. */
@@ -46,7 +49,7 @@ export class ObjectStore implements PageStore {
   readonly name = 'object'
   readonly #o: StoreParts
   readonly #layout: ObjectLayout
-  readonly #bucket: ObjectBucket
+  readonly #place: ObjectPlace
   readonly #seen = new SeenPages()
   /** Pages that failed their check: what is there must be overwritten, whatever it says of itself. */
   readonly #bad = new Set<string>()
@@ -56,10 +59,10 @@ export class ObjectStore implements PageStore {
   #deletesMany = true
   #refused = false
 
-  constructor(parts: StoreParts, layout: ObjectLayout, bucket: ObjectBucket) {
+  constructor(parts: StoreParts, layout: ObjectLayout, place: ObjectPlace) {
     this.#o = parts
     this.#layout = layout
-    this.#bucket = bucket
+    this.#place = place
     this.#readFlags = parts.settings.acceptUnverified ? Flag.acceptUnverified : 0
   }
 
@@ -67,7 +70,7 @@ export class ObjectStore implements PageStore {
   stop(): Promise<void> { return Promise.resolve() }
 
   close(): Promise<void> {
-    this.#bucket.close()
+    this.#place.close()
     this.#seen.clear()
     return Promise.resolve()
   }
@@ -92,6 +95,7 @@ export class ObjectStore implements PageStore {
   }
 
   async remove(storedKeys: readonly string[], scope: CallScope): Promise<boolean> {
+    this.#checkPlace('Deleting')
     const pending = storedKeys.map(storedKey => this.#delete(scope, storedKey, Flag.acceptUnverified))
     this.#watch(scope)
     return (await Promise.all(pending)).some(Boolean)
@@ -115,7 +119,8 @@ export class ObjectStore implements PageStore {
   }
 
   async stat(storedKey: string, scope: CallScope): Promise<PageInfo | null> {
-    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags, fromStorage: true })
+    this.#checkPlace('Asking about an object')
+    const pending = this.#one(scope, 'exists', { op: Op.pageCheck, storedKey, flags: this.#readFlags | LOOK_INSIDE, fromStorage: true })
     this.#watch(scope)
     const result = await pending
     if (result.failure !== null || (result.status !== Status.ok && result.status !== Status.unverified)) return null
@@ -149,6 +154,8 @@ export class ObjectStore implements PageStore {
 
   /** Ends multipart uploads of this namespace's names that were begun more than a day ago: their parts cost room that no listing shows. */
   async gc(): Promise<GcReport> {
+    // Nobody could end uploads, and nobody else is known to begin any.
+    if (this.#place.refusal !== null) return { leftovers: 0, evictedPages: 0, evictedBytes: 0 }
     let leftovers = 0
     let next: { key: string; id: string } | null = { key: '', id: '' }
     while (next) {
@@ -197,6 +204,7 @@ export class ObjectStore implements PageStore {
     const unchecked = page.unchecked || this.#o.uncheckedReads
     if (this.#o.unavailable(directory)) return end({ ok: false, status: 'miss', key, reason: 'unavailable' }, 0)
     let tries = 0
+    let measured = false
     let epoch = this.#seen.epoch
 
     const miss = (reason: MissReason): void => {
@@ -218,7 +226,9 @@ export class ObjectStore implements PageStore {
       this.#hear(result)
       if (result.status === Status.length) {
         // With a target the page does not fit. Without one, this is its real length.
-        if (exactLength !== null || result.length === 0 || result.length === length || tries >= READ_TRIES_MAX) return miss('length')
+        if (exactLength !== null || tries >= READ_TRIES_MAX) return miss('length')
+        if (result.length === 0 && this.#place.lengthsUnknown && !measured) return measure()
+        if (result.length === 0 || result.length === length) return miss('length')
         this.#lengthHint = result.length
         return readNow(result.length)
       }
@@ -236,15 +246,22 @@ export class ObjectStore implements PageStore {
       this.#seen.add(storedKey, epoch)
       end(hit(page, result, meta ?? { dtype: 'uint8', shape: [length] }, this.#o.arena, verified && !unchecked), length)
     }
+    const measure = (): void => {
+      measured = true
+      this.#o.batcher.submit(new TransferRequest({
+        op: Op.pageCheck, flags: this.#readFlags | LOOK_INSIDE, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
+        onResult: result => {
+          const there = result.failure === null && (result.status === Status.ok || result.status === Status.unverified)
+          // Half a page that NIXL called whole has no record either: what nobody has asked for in this length is taken for a page only where it says that it is one.
+          if (there && result.status === Status.unverified && this.#place.lengthsUnknown) return miss('length')
+          if (there && result.length > 0) return readNow(result.length)
+          done(0, result)
+        }
+      }))
+    }
     const start = exactLength ?? this.#lengthHint
-    if (start > 0) return readNow(start)
-    this.#o.batcher.submit(new TransferRequest({
-      op: Op.pageCheck, flags: this.#readFlags, directory, storedKey, key, memory: { kind: 'none' }, length: 0, meta: FileLayout.noMeta, scope,
-      onResult: result => {
-        if (result.failure === null && (result.status === Status.ok || result.status === Status.unverified) && result.length > 0) return readNow(result.length)
-        done(0, result)
-      }
-    }))
+    if (start > 0) readNow(start)
+    else measure()
   }
 
   async #leadingFrom(from: number, keys: readonly string[], tails: readonly string[], scope: CallScope): Promise<number> {
@@ -314,10 +331,10 @@ export class ObjectStore implements PageStore {
   #hear(result: RequestResult & { failure: null }): void {
     if (result.status === Status.refused) {
       const refusal = refusalOfMeta(result.errno, result.meta)
-      this.#bucket.hear(refusal)
+      this.#place.hear(refusal)
       this.#refused = true
       this.#o.metrics.count('object_requests_refused')
-      this.#o.health.raise(HEALTH_CAUSE, `${this.#bucket.name} refuses requests: ${sayRefusal(refusal)}.`)
+      this.#o.health.raise(HEALTH_CAUSE, `${this.#place.name} refuses requests: ${sayRefusal(refusal)}.`)
     } else if (result.status === Status.unavailable) {
       this.#o.metrics.count('object_requests_unavailable')
     } else if (this.#refused && result.status !== Status.cancelled && result.status !== Status.error) {
@@ -328,12 +345,18 @@ export class ObjectStore implements PageStore {
 
   /** The error of a page that the store would not, or could not, serve. */
   #failure(result: RequestResult & { failure: null }, key: string, action: string): HiCacheError {
-    if (result.status === Status.refused) return refusalError(refusalOfMeta(result.errno, result.meta), `${action} the page ${quote(key)}`, this.#bucket.name, key)
+    if (result.status === Status.refused) return refusalError(refusalOfMeta(result.errno, result.meta), `${action} the page ${quote(key)}`, this.#place.name, key)
     if (result.status !== Status.unavailable) return ioError(result.errno, key, action)
     const text = [...(result.errno > 0 ? [String(result.errno)] : []), textOfMeta(result.meta)].filter(part => part !== '').join(' ')
-    return new HiCacheError('ERR_REJECTED', `${action} the page ${quote(key)} failed: ${this.#bucket.name} does not answer, however often it is asked${text === '' ? '' : `: ${text.replace(/\.$/, '')}`}.`, {
+    return new HiCacheError('ERR_REJECTED', `${action} the page ${quote(key)} failed: ${this.#place.name} does not answer, however often it is asked${text === '' ? '' : `: ${text.replace(/\.$/, '')}`}.`, {
       key, ...(result.errno > 0 ? { http: { status: result.errno, code: refusalOfMeta(result.errno, result.meta).code } } : {})
     })
+  }
+
+  /** @throws {HiCacheError} ERR_PLUGIN_UNAVAILABLE: objects can only be moved here. */
+  #checkPlace(action: string): void {
+    const { name, refusal } = this.#place
+    if (refusal !== null) throw new HiCacheError('ERR_PLUGIN_UNAVAILABLE', `${action} is not possible in ${name}: ${refusal}.`)
   }
 
   // Listings ---------------------------------------------------------------------------------------------------------------------------
@@ -358,7 +381,7 @@ export class ObjectStore implements PageStore {
       for (let at = 0; at < named.length; at += KEYS_AT_ONCE) {
         const chunk = named.slice(at, at + KEYS_AT_ONCE)
         const scope = this.#o.scope(call)
-        const pending = chunk.map(({ storedKey }) => this.#one(scope, null, { op: Op.pageCheck, storedKey, flags, fromStorage: true }))
+        const pending = chunk.map(({ storedKey }) => this.#one(scope, null, { op: Op.pageCheck, storedKey, flags: flags | LOOK_INSIDE, fromStorage: true }))
         this.#watch(scope)
         const results = await Promise.all(pending)
         for (let i = 0; i < chunk.length; i++) {
@@ -449,8 +472,8 @@ export class ObjectStore implements PageStore {
       const refusal = refusalOf(response)
       const cannot = response.status !== 400 || ['InvalidRequest', 'MalformedXML', 'NotImplemented', 'MethodNotAllowed', 'InvalidArgument'].includes(refusal.code)
       if (!cannot) {
-        this.#bucket.hear(refusal)
-        throw refusalError(refusal, 'Deleting', this.#bucket.name)
+        this.#place.hear(refusal)
+        throw refusalError(refusal, 'Deleting', this.#place.name)
       }
       this.#o.logger.debug('The object store cannot delete many objects at once: they go one by one.', { answered: sayRefusal(refusal) })
       this.#deletesMany = false
@@ -463,7 +486,7 @@ export class ObjectStore implements PageStore {
 
   /** One request of the client's, with a call's signal. Answers of the given statuses are taken, beside successes. */
   async #client(request: ObjectRequest, action: string, statuses: readonly number[] = [], options?: CallOptions): Promise<ObjectResponse> {
-    const work = this.#bucket.request(request, action, statuses)
+    const work = this.#place.request(request, action, statuses)
     return options === undefined ? await work : await this.#o.within(work, options)
   }
 
@@ -480,7 +503,7 @@ export class ObjectStore implements PageStore {
       accessedAt: object.modifiedAt,
       verified: result.status === Status.ok,
       allocatedBytes: object.size,
-      directory: this.#bucket.name
+      directory: this.#place.name
     }
   }
 }

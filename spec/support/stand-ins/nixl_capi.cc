@@ -5,8 +5,8 @@
 // What would be a corruption of memory in the real one ends the process here: a handle that is used after its end, a request of POSIX released while it is in progress, two
 // threads in one agent, memory deregistered under a transfer.
 //
-// Plugins: POSIX (use_uring, use_posix_aio; without them Linux AIO), GDS, GDS_MT, HF3FS, OBJ, and FANCY, which nobody knows. HICACHE_STAND_IN_NIXL_OBJECTS names a folder in which
-// OBJ keeps its objects, so that several processes see them. Built with -DSTUB it is the library that says of itself that it can do nothing.
+// Plugins: POSIX (use_uring, use_posix_aio; without them Linux AIO), GDS, GDS_MT, HF3FS, OBJ, and FANCY (of files) and BLOBS (of objects), which nobody knows. HICACHE_STAND_IN_NIXL_OBJECTS
+// names a folder in which OBJ and BLOBS keep their objects, a file each, so that several processes see them. Built with -DSTUB it is the library that says of itself that it can do nothing.
 //
 //   fault.io_error       a descriptor fails with EIO                        fault.short_io       a descriptor moves half of what it should
 //   fault.no_space       a write moves half and meets a full disk           fault.hang           a transfer never ends, until param.release is set
@@ -14,6 +14,9 @@
 //   fault.submit         Linux AIO: io_submit fails, and what was queued, other requests' too, is dropped and never ends
 //   fault.partial_space  a write meets the limit after its half, without an error
 //   fault.destroy_hangs  destroying an agent waits for param.release
+//   fault.lost_write     an object is not stored, and the write says success    fault.torn_write   half of it is
+//   fault.query          query_mem fails                                fault.query_hangs   it waits for param.release
+//   param.strict_end     1: a read past the end of an object fails; else it brings what there is, and says success
 //   param.shared         1: io_uring has one queue for all requests: an error goes to whoever asks, and the request that failed says success
 //   param.late_end       1: the call that collects a request's last completion says that it is in progress; the next one says success
 //   param.late_io        1: what an agent of io_uring or POSIX AIO has in flight when a request fails goes on, whatever becomes of the agent, once param.late_go is set;
@@ -64,7 +67,8 @@ stand_in::Control& control() {
       "nixl.", {"fault.io_error", "fault.short_io", "fault.no_space", "fault.hang", "fault.create_agent", "fault.create_backend", "fault.plugin_params", "fault.register_file",
                 "fault.register_memory", "fault.create_request", "fault.post", "fault.submit", "fault.partial_space", "fault.destroy_hangs", "param.shared", "param.late_end",
                 "param.late_io", "param.late_go", "count.late_planned", "count.late_done", "param.polls", "param.post_completes", "param.late_us", "param.memcpy", "param.stub",
-                "param.plain_file", "param.hide_posix", "param.release", "count.agents", "count.agents_made", "count.backends", "count.requests", "count.requests_leaked",
+                "param.plain_file", "param.hide_posix", "param.release", "fault.lost_write", "fault.torn_write", "fault.query", "fault.query_hangs", "param.strict_end",
+                "count.queries", "count.keys_asked", "count.agents", "count.agents_made", "count.backends", "count.requests", "count.requests_leaked",
                 "count.in_flight", "count.in_flight_max", "count.polls", "count.posts", "count.descriptors", "count.registrations", "count.file_registrations",
                 "count.mapped_over"});
   return *the_control;
@@ -271,9 +275,10 @@ std::string object_path(const std::string& key) {
   if (folder == nullptr || *folder == '\0') return "";
   std::string name;
   for (const char character : key) {
-    char digits[3];
-    std::snprintf(digits, sizeof(digits), "%02x", static_cast<unsigned char>(character));
-    name += digits;
+    const bool plain = (character >= 'a' && character <= 'z') || (character >= 'A' && character <= 'Z') || (character >= '0' && character <= '9') || character == '_' || character == '-';
+    char digits[4];
+    std::snprintf(digits, sizeof(digits), "%%%02x", static_cast<unsigned char>(character));
+    name += plain ? std::string(1, character) : digits;
   }
   return std::string(folder) + "/" + name;
 }
@@ -358,9 +363,15 @@ Moved move_file(const Request& request, const Desc& local, const Desc& remote, i
 
 Moved move_object(const Request& request, const Desc& local, const Desc& remote, const std::string& key) {
   auto* const bytes = reinterpret_cast<char*>(local.address);
+  if (request.writing && control().strikes("fault.lost_write")) return {local.length, 0};
+  if (request.writing && control().strikes("fault.torn_write")) return {put_object(key, std::string(bytes, local.length / 2)) ? local.length : 0, 0};
   if (request.writing) return {put_object(key, std::string(bytes, local.length)) ? local.length : 0, 0};
   std::string content;
   if (!get_object(key, content)) return {0, ENOENT};
+  // A range that begins behind the end is refused by every server.
+  if (remote.address >= content.size()) return {0, ERANGE};
+  if (control().param("param.strict_end") != 0 && remote.address + local.length > content.size()) return {0, ERANGE};
+  if (control().strikes("fault.short_io")) content.resize(remote.address + std::min<size_t>(content.size() - remote.address, local.length) / 2);
   const size_t there = content.size() > remote.address ? content.size() - remote.address : 0, length = std::min(there, local.length);
   std::memcpy(bytes, content.data() + remote.address, length);
   return {length, 0};
@@ -381,8 +392,8 @@ bool judged(Engine& engine, [[maybe_unused]] bool writing, const Moved& moved, s
     case Way::posix_aio: poisons = true; break;
     case Way::gds: good = true; break;
     case Way::hf3fs:
-    case Way::fancy: good = is_short; break;
-    case Way::obj: break;
+    case Way::fancy:
+    case Way::obj: good = is_short; break;
   }
   engine.poisoned |= poisons;
   return good;
@@ -532,6 +543,7 @@ const std::vector<Plugin>& plugins() {
       {"GDS_MT", {dram, vram, file}, {{"thread_count", "8"}}, {}, {"thread_count"}},
       {"HF3FS", {dram, file}, {{"mem_config", "auto"}, {"iopool_size", "64"}}, {}, {"iopool_size"}},
       {"OBJ", {dram, object}, {}, {"use_virtual_addressing"}, {"crtMinLimit"}},
+      {"BLOBS", {dram, object}, {{"shade", "green"}}, {}, {"depth"}},
       {"FANCY", {dram, file}, {{"colour", "blue"}, {"depth", "4"}}, {}, {"depth"}}};
   return *all;
 }
@@ -591,8 +603,7 @@ int open_by_meta(const std::string& meta) {
 Registration* find_registration(Agent& agent, const Engine& engine, int type, const Desc& desc) {
   const auto holds = [&](const Registration& one) {
     if (one.engine != &engine || one.type != type || one.desc.device != desc.device) return false;
-    if (type == object) return true;
-    if (one.desc.length == 0 && type == file) return true;
+    if (one.desc.length == 0 && (type == file || type == object)) return true;
     return desc.address >= one.desc.address && desc.address + desc.length <= one.desc.address + one.desc.length;
   };
   if (type == file || type == object) {
@@ -1002,6 +1013,12 @@ API int nixl_capi_query_mem(Agent* agent, RegList* list, Responses* out, OptArgs
   if (!valid(agent) || !valid(list) || !valid(out) || !valid(opt) || opt->engines.size() != 1) return invalid_param;
   const Enter enter(agent);
   if (!supports(*opt->engines[0], list->type)) return backend_error;
+  control().count("count.queries");
+  control().count("count.keys_asked", static_cast<int64_t>(list->descs.size()));
+  if (control().strikes("fault.query_hangs")) {
+    while (control().param("param.release") == 0) ::usleep(1000);
+  }
+  if (control().strikes("fault.query")) return backend_error;
   out->all.clear();
   for (const RegDesc& desc : list->descs) {
     Response response{false, {}};
