@@ -286,7 +286,7 @@ void plugins_are_told() {
   nixl::Probe found = nixl::probe(linux_aio);
   CHECK(found.usable);
   CHECK_EQ(found.version, "1.4.0");
-  CHECK_EQ(found.plugins.size(), 6u);
+  CHECK_EQ(found.plugins.size(), 7u);
   CHECK_EQ(found.plugins[0].name, "POSIX");
   CHECK(found.plugins[0].described);
   CHECK_EQ(found.plugins[0].parameters.at("use_aio"), "true");

@@ -151,6 +151,7 @@ void page_files(uint32_t credentials) {
     alter(body);
     server.change(std::string(path_of_bucket) + name, [&](TinyS3::Object& object) {
       object.body = body;
+      object.etag = "\"page-file\"";
       object.record.clear();
     });
   };
@@ -161,6 +162,7 @@ void page_files(uint32_t credentials) {
     bench.fill(1, length, 2);
     stored(page, length);
     const auto got = bench.run({read(page, 1, length)});
+    test_context() = page + ": status " + std::to_string(static_cast<int>(got->status())) + " " + got->metas[0];
     CHECK(got->status() == Status::ok && got->metas[0] == "meta" && got->length() == length);
     CHECK(bench.same(0, 1, length));
     const auto checked = bench.run({{Op::page_check, page}});
@@ -173,7 +175,9 @@ void page_files(uint32_t credentials) {
     if (whole <= memory_slot_bytes) CHECK_EQ(bench.run({read(page, 1, whole, flag::accept_unverified)})->length(), length);
     if (whole <= memory_slot_bytes) bench.expect(read(page, 1, whole, flag::accept_unverified), Status::length);
     bench.expect(write(page, 0, length, flag::compare_first), Status::already_there);
-    bench.expect(write(page, 0, length), Status::already_there);
+    // Of what goes in parts this server knows no condition.
+    if (length < (6 << 20)) bench.expect(write(page, 0, length), Status::already_there);
+    stored(page, length);
     if (length > 0) {
       for (const size_t at : {size_t{0}, whole - record_bytes + 20, whole - 1}) {
         stored(page, length, [&](std::string& body) { body[at] = static_cast<char>(body[at] ^ 1); });
@@ -186,7 +190,7 @@ void page_files(uint32_t credentials) {
     }
     stored(page, length, [&](std::string& body) { body[whole - record_bytes + 8] = 2; });
     bench.expect(read(page, 1, length, flag::accept_unverified), Status::error);
-    bench.expect(write(page, 0, length), Status::error);
+    bench.expect(write(page, 0, length, flag::compare_first), Status::error);
     bench.expect({Op::page_delete, page}, Status::error);
     stored(page, length);
     bench.expect({Op::page_delete, page}, Status::ok);
