@@ -415,23 +415,32 @@ void wait_until_seen() {
   shared().seen.wait(lock, [&] { return shared().looked >= mine; });
 }
 
-// What processes that are dead have left there goes, as the real one sees to it.
-void remove_of_the_dead(const std::string& folder) {
+bool is_of_the_dead(const char* memory) {
+  if (std::strncmp(memory, memory_prefix, sizeof memory_prefix - 1) != 0) return false;
+  const auto process = static_cast<pid_t>(std::atol(memory + sizeof memory_prefix - 1));
+  return process > 0 && ::kill(process, 0) != 0 && errno == ESRCH;
+}
+
+template <typename Look>
+void each_entry(const std::string& folder, Look&& look) {
   DIR* const list = ::opendir(folder.c_str());
   if (list == nullptr) return;
-  while (const dirent* const entry = ::readdir(list)) {
-    const std::string path = folder + "/" + entry->d_name;
+  while (const dirent* const entry = ::readdir(list)) look(folder + "/" + entry->d_name);
+  ::closedir(list);
+}
+
+// What processes that are dead have left goes, as the real one sees to it: links in the mount, and memory whose mount has gone before.
+void remove_of_the_dead(const std::string& folder) {
+  each_entry(folder, [](const std::string& path) {
     char target[PATH_MAX];
     const ssize_t length = ::readlink(path.c_str(), target, sizeof target - 1);
-    if (length <= 0) continue;
+    if (length <= 0) return;
     target[length] = '\0';
-    if (std::strncmp(target, memory_prefix, sizeof memory_prefix - 1) != 0) continue;
-    const auto process = static_cast<pid_t>(std::atol(target + sizeof memory_prefix - 1));
-    if (process <= 0 || (::kill(process, 0) == 0 || errno != ESRCH)) continue;
-    ::unlink(path.c_str());
-    ::unlink(target);
-  }
-  ::closedir(list);
+    if (is_of_the_dead(target)) ::unlink(path.c_str());
+  });
+  each_entry("/dev/shm", [](const std::string& path) {
+    if (is_of_the_dead(path.c_str())) ::unlink(path.c_str());
+  });
 }
 
 bool start_for(const std::string& mount) {
@@ -464,6 +473,8 @@ int make_iov(Iov* iov, const char* mount, size_t size, size_t block_size, int nu
   auto share = std::make_unique<Share>();
   share->memory = memory_prefix + std::to_string(getpid()) + "-" + hex(id);
   share->link = std::string(mount) + "/3fs-virt/iovs/" + hex(id) + (block_size != 0 ? ".b" + std::to_string(block_size) : "") + suffix;
+  // What has this name already was left by a process that had our number before.
+  ::unlink(share->memory.c_str());
   const int fd = ::open(share->memory.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return -EIO;
   void* base = MAP_FAILED;
