@@ -1,5 +1,4 @@
 import { inspect } from 'node:util'
-import { markAsUntransferable } from 'node:worker_threads'
 import { availableParallelism } from 'node:os'
 import { HiCacheError, describe } from '../error.js'
 import { NixlBackendConfig, type NixlBackendConfigInput } from '../config/nixl-backend-config.js'
@@ -997,8 +996,7 @@ async function sharedMemoryOf(config: NixlBackendConfig, { plugin, agent }: Nixl
   const { mount_point: mountPoint = '', mem_config: memConfig = 'dram' } = config.section('3fs')
   if (memConfig === 'dram') return null
   const { buffer, region } = await addon.usrbio.allocate(mountPoint, config.options.arenaBytes ?? defaultArenaBytes())
-  // Detached by a transfer to another thread, it would still be written to.
-  markAsUntransferable(buffer)
+  // Node lets nobody transfer an addon's buffer. It must not be marked besides: from Node 24 on a marked one cannot be detached, and Node ends the process when it tries, be it at its exit.
   return { buffer, region, release: () => { addon.usrbio.release(buffer, region) } }
 }
 
