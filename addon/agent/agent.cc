@@ -198,12 +198,18 @@ void Agent::report(Batch& batch) {
 }
 
 void Agent::process() {
-  queue_->drain();
-  if (queue_->take_cancel_request()) handle_cancel();
+  take_events();
   plugin_->process();
   // What the engines have finished just now. Files that pool threads have opened meanwhile come with it, and wait for the engine's flush: nothing else
   // would wake the agent for them.
-  if (queue_->drain()) plugin_->process();
+  if (take_events()) plugin_->process();
+}
+
+// Draining takes the wake of a request to cancel along: it is looked for each time, or it would wait for the next event, which need not come.
+bool Agent::take_events() {
+  const bool any = queue_->drain();
+  if (queue_->take_cancel_request()) handle_cancel();
+  return any;
 }
 
 void Agent::handle_cancel() {

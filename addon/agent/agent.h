@@ -55,6 +55,7 @@ class Agent {
  private:
   bool parse(const double* descriptor, size_t index, const uint8_t* blob, size_t blob_bytes, Operation& out, std::string& problem) const;
   void report(Batch& batch);
+  bool take_events();
   void handle_cancel();
 
   const Words words_;

@@ -6,12 +6,14 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "test/agent_bench.h"
 #include "test/check.h"
+#include "test/page_bench.h"
 #include "util/clock.h"
 #include "util/fault.h"
 
@@ -21,42 +23,9 @@ namespace {
 
 constexpr size_t memory_slot_bytes = 2 << 20, memory_slots = 16;
 
-struct Ask {
-  Op op;
-  std::string name;
-  size_t slot = 0;
-  size_t length = 0;
-  uint32_t flags = 0;
-  uint64_t file_offset = 0;
-};
-
-struct Bench : AgentBench {
+struct Bench : PageBench {
   Bench(const std::string& directory, const std::string& engine, bool direct, unsigned threads = 4)
-      : AgentBench(memory_slot_bytes, memory_slots, {directory, direct, direct}, engine, threads) {}
-
-  std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first, std::string* problem = nullptr) {
-    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
-      one[field::op] = static_cast<double>(asks[i].op);
-      one[field::flags] = asks[i].flags;
-      one[field::name_offset] = static_cast<double>(blob.size());
-      one[field::name_length] = static_cast<double>(asks[i].name.size());
-      blob += asks[i].name;
-      one[field::record_offset] = static_cast<double>(blob.size());
-      one[field::identity_length] = 2;
-      one[field::meta_length] = 3;
-      blob += "memta";
-      one[field::region] = region->id;
-      one[field::memory_offset] = static_cast<double>(asks[i].slot * slot_bytes);
-      one[field::length] = static_cast<double>(asks[i].length);
-      one[field::file_offset] = static_cast<double>(asks[i].file_offset);
-    }, first, problem);
-  }
-  std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
-    size_t first;
-    const auto answer = submit(asks, first);
-    wait_for(*answer, first, asks.size());
-    return answer;
-  }
+      : PageBench(memory_slot_bytes, memory_slots, PosixDirectoryOptions{directory, direct, direct}, engine, threads) {}
 };
 
 void plan_hang(const char* point, const char* match, int64_t times = 1) {
@@ -74,7 +43,7 @@ void everything(const std::string& directory, const std::string& engine, bool di
     std::printf("agent: %s cannot be used here, NOT TESTED\n", engine.c_str());
     return;
   }
-  std::vector<Ask> writes, reads;
+  std::vector<PageAsk> writes, reads;
   const size_t lengths[] = {1, 4096, 65536, 70001, (1 << 20) + 5};
   for (size_t i = 0; i < 5; i++) {
     bench.fill(i, lengths[i], static_cast<uint8_t>(i));
@@ -107,7 +76,7 @@ void everything(const std::string& directory, const std::string& engine, bool di
 
 void malformed(const std::string& directory) {
   Bench bench(directory, "aio", false);
-  const auto refused = [&](Ask ask) {
+  const auto refused = [&](PageAsk ask) {
     size_t first;
     std::string problem;
     bench.submit({{Op::page_check, "fine"}, ask}, first, &problem);
@@ -156,6 +125,46 @@ void cancellation(const std::string& directory) {
   CHECK_EQ(bench.state(first), word_state::done);
 }
 
+// Holds what it is given, until it is told to let go.
+class Holding : public Plugin {
+ public:
+  std::function<void()> in_the_middle;  // of the next process()
+
+  const char* engine() const override { return "holding"; }
+  std::vector<int> event_fds() const override { return {}; }
+  void process() override {
+    if (in_the_middle) std::exchange(in_the_middle, nullptr)();
+  }
+  void start(Batch& batch) override {
+    for (size_t i = 0; i < batch.size(); i++) CHECK(batch[i].claim());
+  }
+  void withdraw_called_off() override {}
+  void cancel(Operation& operation) override { operation.finish(Outcome::failed(ECANCELED)); }
+  void stop() override {}
+  size_t directories() const override { return 1; }
+  void list(size_t, std::string, bool, ListDone) override {}
+  void sweep(size_t, std::string, SweepDone) override {}
+  size_t calls() const override { return 0; }
+};
+
+// Called off while the agent is at work: nothing else would wake it for that.
+void called_off_meanwhile() {
+  auto plugin = std::make_unique<Holding>();
+  Holding& holding = *plugin;
+  PageBench bench(memory_slot_bytes, 1, std::move(plugin));
+  size_t first;
+  const auto answer = bench.submit({{Op::page_read, "page", 0, 1}}, first);
+  holding.in_the_middle = [&] { bench.call_off(first); };
+  bench.agent->process();
+  while (!answer->there) {
+    pollfd fd{bench.agent->poll_fd(), POLLIN, 0};
+    CHECK_EQ(::poll(&fd, 1, 0), 1);
+    bench.agent->process();
+  }
+  CHECK(answer->error() == ECANCELED);
+  CHECK(bench.agent->idle());
+}
+
 // In the kernel, as far as anybody can tell: a completion that does not come.
 void hanging_engine(const std::string& directory, const std::string& engine, const char* point) {
   Bench bench(directory, engine, true);
@@ -184,7 +193,7 @@ void abandonment(const std::string& directory, const std::string& engine, bool d
   bench.fill(0, 65536, 1);
   CHECK(bench.run({{Op::page_write, "a", 0, 65536, flag::replace}})->status(0) == Status::ok);
   plan_hang(point, "a", 0);
-  std::vector<Ask> reads;
+  std::vector<PageAsk> reads;
   for (size_t i = 0; i < 8; i++) reads.push_back({Op::page_read, "a", i + 1, 65536});
   size_t first;
   const auto answer = bench.submit(reads, first);
@@ -275,6 +284,7 @@ int main(int argc, char** argv) {
   test_context() = "the pool";
   malformed(base);
   cancellation(base);
+  called_off_meanwhile();
   abandonment(base, "aio", false, "preadv");
   gone_memory(base);
   calls(base);

@@ -12,9 +12,9 @@
 #include "plugins/nixl/nixl_object_lane.h"
 #include "plugins/nixl/nixl_objects.h"
 #include "pool/record.h"
-#include "test/agent_bench.h"
 #include "test/check.h"
 #include "test/knobs.h"
+#include "test/page_bench.h"
 #include "test/tiny_s3.h"
 
 using namespace hicache;
@@ -24,19 +24,6 @@ namespace {
 constexpr size_t memory_slot_bytes = 12 << 20, memory_slots = 4;
 std::string folder;
 Knobs* knobs;
-
-struct Ask {
-  Op op;
-  std::string name;
-  size_t slot = 0;
-  size_t length = 0;
-  uint32_t flags = 0;
-  uint64_t left_ms = 60'000;
-  std::string identity = "me";
-};
-Ask write(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_write, name, slot, length, flags}; }
-Ask read(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_read, name, slot, length, flags}; }
-Ask check(const std::string& name, uint32_t flags = 0) { return {Op::page_check, name, 0, 0, flags}; }
 
 nixl::ObjectsOptions plugin(const char* name, int64_t timeout_ms = 60'000) {
   nixl::ObjectsOptions options;
@@ -52,9 +39,9 @@ std::unique_ptr<Plugin> make(const nixl::ObjectsOptions& options, std::unique_pt
   return made;
 }
 
-struct Bench : AgentBench {
+struct Bench : PageBench {
   explicit Bench(const nixl::ObjectsOptions& options = plugin("OBJ"), std::unique_ptr<ObjectPlugin> beside = nullptr)
-      : AgentBench(memory_slot_bytes, memory_slots, make(options, std::move(beside))) {}
+      : PageBench(memory_slot_bytes, memory_slots, make(options, std::move(beside))) {}
   ~Bench() {
     process_until([&] { return agent->idle(); });
     agent.reset();
@@ -64,40 +51,6 @@ struct Bench : AgentBench {
       test_context() += std::string(", ") + name;
       CHECK_EQ(knobs->get(name), 0);
     }
-  }
-
-  std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first) {
-    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
-      one[field::op] = static_cast<double>(asks[i].op);
-      one[field::flags] = asks[i].flags;
-      one[field::name_offset] = static_cast<double>(blob.size());
-      one[field::name_length] = static_cast<double>(asks[i].name.size());
-      blob += asks[i].name;
-      one[field::record_offset] = static_cast<double>(blob.size());
-      one[field::identity_length] = static_cast<double>(asks[i].identity.size());
-      one[field::meta_length] = 4;
-      blob += asks[i].identity + "meta";
-      one[field::region] = region->id;
-      one[field::memory_offset] = static_cast<double>(asks[i].slot * slot_bytes);
-      one[field::length] = static_cast<double>(asks[i].length);
-      one[field::file_offset] = static_cast<double>(asks[i].left_ms);
-    }, first, nullptr);
-  }
-  std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
-    size_t first;
-    const auto answer = submit(asks, first);
-    wait_for(*answer, first, asks.size());
-    return answer;
-  }
-  std::shared_ptr<Answer> expect(const Ask& ask, Status status) {
-    const auto answer = run({ask});
-    if (answer->status() != status) check_failed(__FILE__, __LINE__, ask.name + ": status " + std::to_string(static_cast<int>(answer->status())) + " " + answer->metas[0]);
-    return answer;
-  }
-  bool same(size_t a, size_t b, size_t length) { return std::memcmp(slot(a), slot(b), length) == 0; }
-  void call_off(size_t word) {
-    if (!change(word, word_state::queued, word_state::cancelled)) CHECK(change(word, word_state::started, word_state::cancelling));
-    request_cancel_everywhere();
   }
 };
 
@@ -149,7 +102,7 @@ void pages_there_and_back(const char* name) {
     if (length > 0) bench.expect(write(page, 2, length, flag::compare_first | flag::replace), Status::ok);
     bench.expect(read(page, 1, length), Status::ok);
     CHECK(bench.same(length > 0 ? 2 : 0, 1, length));
-    bench.expect({Op::page_read, page, 1, length, 0, 60'000, "you"}, Status::identity);
+    bench.expect(of_you(read(page, 1, length)), Status::identity);
   }
   // Another length: known where the record is found by the way, else not.
   bench.expect(write("long", 0, 100'000), Status::ok);
@@ -305,11 +258,11 @@ void many() {
   knobs->set("param.polls", 3);
   Bench bench;
   bench.fill(0, memory_slot_bytes, 8);
-  std::vector<Ask> writes, reads, checks;
+  std::vector<PageAsk> writes, reads, checks;
   for (int i = 0; i < 20; i++) writes.push_back(write("large-" + std::to_string(i), 0, memory_slot_bytes - 4096));
   for (int i = 0; i < 100; i++) writes.push_back(write("small-" + std::to_string(i), 0, 4096));
-  for (const Ask& ask : writes) reads.push_back(read(ask.name, 1, ask.length));
-  for (const Ask& ask : writes) checks.push_back(check(ask.name));
+  for (const PageAsk& ask : writes) reads.push_back(read(ask.name, 1, ask.length));
+  for (const PageAsk& ask : writes) checks.push_back(check(ask.name));
   checks.push_back(check("nowhere"));
   const auto written = bench.run(writes);
   for (size_t i = 0; i < writes.size(); i++) CHECK(written->status(i) == Status::ok);
@@ -395,12 +348,7 @@ void measures() {
     const auto answer = measured(page);
     test_context() = page + ": status " + std::to_string(static_cast<int>(answer->status())) + ", length " + std::to_string(answer->length()) + " " + answer->metas[0];
     CHECK(answer->status() == Status::ok && answer->length() == length && answer->metas[0] == "meta");
-    size_t first;
-    Ask other = check(page, flag::force);
-    other.identity = "you";
-    const auto refused = bench.submit({other}, first);
-    bench.wait_for(*refused, first, 1);
-    CHECK(refused->status() == Status::identity);
+    bench.expect(of_you(check(page, flag::force)), Status::identity);
   }
   store("foreign", std::string(100'000, 'x'));
   CHECK(measured("foreign")->status() == Status::absent);
@@ -436,7 +384,7 @@ void called_off() {
     Bench bench;
     bench.fill(0, memory_slot_bytes, 12);
     for (int round = 0; round < 20; round++) {
-      std::vector<Ask> asks;
+      std::vector<PageAsk> asks;
       for (int i = 0; i < 30; i++) asks.push_back(i % 3 == 0 ? check("page-" + std::to_string(i)) : write("page-" + std::to_string(i), 0, 200'000));
       size_t first;
       const auto answer = bench.submit(asks, first);
@@ -454,7 +402,7 @@ void called_off() {
   }
   Bench bench;
   knobs->set("param.polls", 20);
-  std::vector<Ask> asks;
+  std::vector<PageAsk> asks;
   for (int i = 0; i < 60; i++) asks.push_back(write("end-" + std::to_string(i), 0, 200'000));
   size_t first;
   const auto answer = bench.submit(asks, first);

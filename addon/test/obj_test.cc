@@ -11,8 +11,8 @@
 #include "plugins/obj/object_client.h"
 #include "plugins/obj/object_record.h"
 #include "pool/record.h"
-#include "test/agent_bench.h"
 #include "test/check.h"
+#include "test/page_bench.h"
 #include "test/tiny_s3.h"
 
 using namespace hicache;
@@ -21,17 +21,6 @@ namespace {
 
 constexpr size_t memory_slot_bytes = 12 << 20, memory_slots = 4;
 constexpr char path_of_bucket[] = "/bucket/";
-
-struct Ask {
-  Op op;
-  std::string name;
-  size_t slot = 0;
-  size_t length = 0;
-  uint32_t flags = 0;
-  uint64_t left_ms = 20'000;
-  std::string identity = "me";
-  size_t offset = 0;  // in the slot
-};
 
 std::unique_ptr<Plugin> plugin_for(const TinyS3& server, uint32_t credentials, unsigned threads, unsigned connections, bool checksums = false) {
   ObjectOptions options;
@@ -49,42 +38,10 @@ std::unique_ptr<Plugin> plugin_for(const TinyS3& server, uint32_t credentials, u
   return plugin;
 }
 
-struct Bench : AgentBench {
-  explicit Bench(std::unique_ptr<Plugin> plugin) : AgentBench(memory_slot_bytes, memory_slots, std::move(plugin)) {}
-
-  std::shared_ptr<Answer> submit(const std::vector<Ask>& asks, size_t& first) {
-    return AgentBench::submit(asks.size(), [&](size_t i, double* one, std::string& blob) {
-      one[field::op] = static_cast<double>(asks[i].op);
-      one[field::flags] = asks[i].flags;
-      one[field::name_offset] = static_cast<double>(blob.size());
-      one[field::name_length] = static_cast<double>(asks[i].name.size());
-      blob += asks[i].name;
-      one[field::record_offset] = static_cast<double>(blob.size());
-      one[field::identity_length] = static_cast<double>(asks[i].identity.size());
-      one[field::meta_length] = 4;
-      blob += asks[i].identity + "meta";
-      one[field::region] = region->id;
-      one[field::memory_offset] = static_cast<double>(asks[i].slot * slot_bytes + asks[i].offset);
-      one[field::length] = static_cast<double>(asks[i].length);
-      one[field::file_offset] = static_cast<double>(asks[i].left_ms);
-    }, first, nullptr);
-  }
-  std::shared_ptr<Answer> run(const std::vector<Ask>& asks) {
-    size_t first;
-    const auto answer = submit(asks, first);
-    wait_for(*answer, first, asks.size());
-    return answer;
-  }
-  void expect(const Ask& ask, Status status) {
-    test_context() = ask.name;
-    const auto answer = run({ask});
-    if (answer->status() != status) check_failed(__FILE__, __LINE__, "status " + std::to_string(static_cast<int>(answer->status())) + " " + answer->metas[0]);
-  }
-  bool same(size_t a, size_t b, size_t length) { return std::memcmp(slot(a), slot(b), length) == 0; }
+struct Bench : PageBench {
+  explicit Bench(std::unique_ptr<Plugin> plugin) : PageBench(memory_slot_bytes, memory_slots, std::move(plugin)) {}
 };
 
-Ask write(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_write, name, slot, length, flags}; }
-Ask read(const std::string& name, size_t slot, size_t length, uint32_t flags = 0) { return {Op::page_read, name, slot, length, flags}; }
 
 void plain(uint32_t credentials, bool checksums) {
   TinyS3 server;
@@ -103,14 +60,14 @@ void plain(uint32_t credentials, bool checksums) {
   bench.expect(write("page", 2, 100'000, flag::replace), Status::ok);
   const auto length = bench.run({read("page", 1, 50'000)});
   CHECK(length->status() == Status::length && length->length() == 100'000);
-  bench.expect({Op::page_read, "page", 1, 100'000, 0, 20'000, "you"}, Status::identity);
-  bench.expect({Op::page_check, "page", 0, 0, 0, 20'000, "you"}, Status::identity);
-  bench.expect({Op::page_delete, "page", 0, 0, 0, 20'000, "you"}, Status::identity);
-  const auto check = bench.run({{Op::page_check, "page"}});
-  CHECK(check->status() == Status::ok && check->length() == 100'000 && check->metas[0] == "meta");
+  bench.expect(of_you(read("page", 1, 100'000)), Status::identity);
+  bench.expect(of_you(check("page")), Status::identity);
+  bench.expect(of_you({Op::page_delete, "page"}), Status::identity);
+  const auto checked = bench.run({check("page")});
+  CHECK(checked->status() == Status::ok && checked->length() == 100'000 && checked->metas[0] == "meta");
   bench.expect({Op::page_delete, "page"}, Status::ok);
   bench.expect({Op::page_delete, "page"}, Status::absent);
-  bench.expect({Op::page_check, "page"}, Status::absent);
+  bench.expect(check("page"), Status::absent);
   bench.expect(read("page", 1, 100'000), Status::absent);
   bench.expect({Op::page_touch, "page"}, Status::error);
   bench.expect(write("empty", 0, 0), Status::ok);
@@ -165,11 +122,11 @@ void page_files(uint32_t credentials) {
     test_context() = page + ": status " + std::to_string(static_cast<int>(got->status())) + " " + got->metas[0];
     CHECK(got->status() == Status::ok && got->metas[0] == "meta" && got->length() == length);
     CHECK(bench.same(0, 1, length));
-    const auto checked = bench.run({{Op::page_check, page}});
+    const auto checked = bench.run({check(page)});
     CHECK(checked->status() == Status::ok && checked->metas[0] == "meta" && checked->length() == length);
-    bench.expect({Op::page_check, page, 0, 0, 0, 20'000, "you"}, Status::identity);
-    bench.expect({Op::page_read, page, 1, length, 0, 20'000, "you"}, Status::identity);
-    bench.expect({Op::page_delete, page, 0, 0, 0, 20'000, "you"}, Status::identity);
+    bench.expect(of_you(check(page)), Status::identity);
+    bench.expect(of_you(read(page, 1, length)), Status::identity);
+    bench.expect(of_you({Op::page_delete, page}), Status::identity);
     // As a whole it is not a page of somebody's, record and all.
     const size_t whole = page_file_bytes(length);
     if (whole <= memory_slot_bytes) CHECK_EQ(bench.run({read(page, 1, whole, flag::accept_unverified)})->length(), length);
@@ -186,7 +143,7 @@ void page_files(uint32_t credentials) {
       // Without the record it is too long, and nobody's.
       stored(page, length, [&](std::string& body) { body[whole - record_bytes] ^= 1; });
       bench.expect(read(page, 1, length, flag::accept_unverified), Status::length);
-      bench.expect({Op::page_check, page}, Status::absent);
+      bench.expect(check(page), Status::absent);
     }
     stored(page, length, [&](std::string& body) { body[whole - record_bytes + 8] = 2; });
     bench.expect(read(page, 1, length, flag::accept_unverified), Status::error);
@@ -194,7 +151,7 @@ void page_files(uint32_t credentials) {
     bench.expect({Op::page_delete, page}, Status::error);
     stored(page, length);
     bench.expect({Op::page_delete, page}, Status::ok);
-    bench.expect({Op::page_check, page}, Status::absent);
+    bench.expect(check(page), Status::absent);
     // Metadata take its place.
     stored(page, length);
     bench.expect(write(page, 0, length, flag::replace), Status::ok);
@@ -251,7 +208,7 @@ void faults(uint32_t credentials) {
     bench.expect(read(name, 1, 200'000), Status::ok);
     CHECK(bench.same(0, 1, 200'000));
     server.plan(name, fault, 2);
-    bench.expect({Op::page_check, name}, Status::ok);
+    bench.expect(check(name), Status::ok);
     server.plan(name, fault, 2);
     bench.expect({Op::page_delete, name}, Status::ok);
     server.plan(name, fault, 100);
@@ -272,7 +229,7 @@ void faults(uint32_t credentials) {
   for (int i = 0; i < 20; i++) {
     server.plan("body", 'x', 1);
     bench.expect(read("body", 1, 200'000), Status::ok);
-    bench.expect({Op::page_check, "nothing"}, Status::absent);
+    bench.expect(check("nothing"), Status::absent);
   }
   CHECK(bench.same(0, 1, 200'000));
 }
@@ -283,20 +240,20 @@ void many(uint32_t credentials) {
   Bench bench(plugin_for(server, credentials, 3, 6));
   bench.fill(0, 70'000, 5);
   for (int round = 0; round < 5; round++) {
-    std::vector<Ask> asks;
+    std::vector<PageAsk> asks;
     for (int i = 0; i < 60; i++) asks.push_back(write("many-" + std::to_string(round) + "-" + std::to_string(i), 0, 70'000));
     const auto answer = bench.run(asks);
     for (size_t i = 0; i < asks.size(); i++) CHECK(answer->status(i) == Status::ok);
     for (size_t i = 0; i < asks.size(); i++) {
       asks[i] = read(asks[i].name, 1, 70'000);
-      asks[i].offset = i * 70'000;
+      asks[i].shift = i * 70'000;
     }
     const auto got = bench.run(asks);
     for (size_t i = 0; i < asks.size(); i++) CHECK(got->status(i) == Status::ok && std::memcmp(bench.slot(0), bench.slot(1) + i * 70'000, 70'000) == 0);
   }
 
   server.plan("held", 'h', 100);
-  std::vector<Ask> asks;
+  std::vector<PageAsk> asks;
   for (int i = 0; i < 20; i++) asks.push_back(read("held-" + std::to_string(i), 1, 70'000));
   size_t first;
   const auto answer = bench.submit(asks, first);
@@ -317,7 +274,7 @@ void left_behind(uint32_t credentials) {
   {
     Bench bench(plugin_for(server, credentials, 2, 4));
     server.plan("held", 'h', 100);
-    std::vector<Ask> asks;
+    std::vector<PageAsk> asks;
     for (int i = 0; i < 12; i++) asks.push_back(read("held-" + std::to_string(i), 0, 1000));
     size_t first;
     const auto answer = bench.submit(asks, first);
@@ -346,7 +303,7 @@ void no_server(uint32_t credentials) {
   Bench bench(try_create_obj_plugin(options, refusal));
   bench.expect(read("page", 0, 1000), Status::unavailable);
   // No time for a second try.
-  bench.expect({Op::page_read, "page", 0, 1000, 0, 1}, Status::unavailable);
+  bench.expect({Op::page_read, "page", 0, 1000, 0, /* left_ms */ 1}, Status::unavailable);
   const uint32_t taken_back = CredentialStore::instance().set(0, {"a", "b", ""});
   CredentialStore::instance().remove(taken_back);
   options.credentials = taken_back;
