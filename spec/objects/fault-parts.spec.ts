@@ -85,6 +85,16 @@ describe('pages in parts, of an object store that fails', () => {
       expect(versionOf(await get(await open()))).to.equal(1)
     })
 
+    it('an acknowledgement of its completion is lost, and nobody can tell what became of it: rejected, as an endpoint that is down', async () => {
+      fake.plan({ kind: 'reset', when: 'acknowledgement', method: 'POST', query: 'uploadId' })
+      fake.plan({ kind: 'answer', status: 500, method: 'HEAD', after: 1, times: 0 })
+      const outcome = await set(1)
+      expect(outcome).to.include({ ok: false, status: 'rejected' })
+      expect((outcome as { error: Error }).error.message).to.not.include('NoSuchUpload')
+      fake.endFaults()
+      expect(versionOf(await get(await open()))).to.equal(1)
+    })
+
     it('cannot even be aborted: the page has its outcome all the same', async () => {
       fake.plan({ kind: 'answer', status: 500, method: 'PUT', query: 'partNumber', times: 0 })
       fake.plan({ kind: 'hold', when: 'request', method: 'DELETE', times: 0 })

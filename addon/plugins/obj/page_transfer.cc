@@ -518,10 +518,10 @@ Task<S3Answer> PageTransfer::complete_parts(const std::string& upload, const std
   request.error_in_body = true;
   S3Answer answer = co_await caller_.call(scope_, request);
   if (answer.repeated && answer.result == S3Result::answered && answer.status == 404) {
-    // It may have been completed by a try whose answer was lost.
-    Outcome failure;
-    const Look found = co_await look(failure);
-    answer.status = found == Look::same ? 200 : 404;
+    // It may have been completed by a try whose answer was lost. Where that cannot be told either, nobody knows: no words of the server's about an upload that is gone.
+    S3Answer there = co_await head();
+    if (there.result != S3Result::answered) co_return there;
+    if (there.status < 300 && there.record == record_ && there.length == operation_.memory.length) answer.status = 200;
   }
   co_return answer;
 }
