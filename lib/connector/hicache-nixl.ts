@@ -330,7 +330,9 @@ export class HiCacheNixl implements AsyncDisposable {
   async batchExists(keys: readonly string[], options?: CallOptions): Promise<number> {
     checkKeys(keys)
     this.#checkOpen()
-    return await this.#store.leading(keys, this.#tails(), this.#scope(options))
+    const scope = this.#scope(options)
+    if (!await this.#heardOf(keys, scope)) return 0
+    return await this.#store.leading(keys, this.#tails(), scope)
   }
 
   /** Removes a page. False: it was not there, or is not this cache's. */
@@ -338,11 +340,7 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#checkOpen()
     const storedKeys = this.#pageNames(key)
     const scope = this.#scope(options)
-    const before = this.#devices.before(storedKeys.map(storedKey => ({ storedKey })))
-    if (before) {
-      await before
-      if (this.#devices.stopped) throw closed(key)
-    }
+    if (!await this.#heardOf([key], scope)) return false
     return await this.#store.remove(storedKeys, scope)
   }
 
@@ -665,6 +663,16 @@ export class HiCacheNixl implements AsyncDisposable {
     if (said === '') return outcome
     const { message, errno, cause } = outcome.error
     return { ...outcome, error: new HiCacheError('ERR_IO', `${message} What cuFile said last: ${said}.`, { key: outcome.key, ...errno === undefined ? {} : { errno }, ...cause === undefined ? {} : { cause } }) }
+  }
+
+  /** Does storage know, within the deadline, of the writes from GPUs that were asked for before for these keys? From there on a page that is being written counts as done. */
+  async #heardOf(keys: readonly string[], scope: CallScope): Promise<boolean> {
+    if (keys.length === 0 || this.#devices.quiet) return true
+    const before = this.#devices.before(keys.flatMap(key => this.#pageNames(key)).map(storedKey => ({ storedKey })))
+    if (before === null) return true
+    const heard = await settledWithin(before, scope.msLeft)
+    if (this.#devices.stopped) throw closed(keys[0]!)
+    return heard
   }
 
   /** Starts at once, or when storage knows of the writes from GPUs that were asked for before for one of these pages. */

@@ -129,6 +129,9 @@ async function transfers(rig: GpuRig, cache: HiCacheNixl): Promise<unknown> {
   for (const outcome of shorter) assert.ok(!outcome.ok, 'a page of another length')
   same((await rig.bytes(target)).subarray(65537), guard.subarray(65537), 'behind a page of another length')
 
+  // What was asked for before counts as done.
+  assert.deepEqual(await Promise.all([cache.set('in order', source.subarray(0, 1000)), cache.exists('in order'), cache.delete('in order'), cache.exists('in order')]), [true, true, true, false])
+
   // A page replaced by one of another length, and one that is gone.
   assert.equal(await cache.set('page0', source.subarray(7, 12_345)), true)
   assert.equal(await cache.get('page0', target.subarray(3, 12_345)) !== null, true)
