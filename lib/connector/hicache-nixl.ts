@@ -331,7 +331,8 @@ export class HiCacheNixl implements AsyncDisposable {
     checkKeys(keys)
     this.#checkOpen()
     const scope = this.#scope(options)
-    if (!await this.#heardOf(keys, scope)) return 0
+    const heard = this.#heardOf(keys, scope)
+    if (heard && !await heard) return 0
     return await this.#store.leading(keys, this.#tails(), scope)
   }
 
@@ -340,7 +341,8 @@ export class HiCacheNixl implements AsyncDisposable {
     this.#checkOpen()
     const storedKeys = this.#pageNames(key)
     const scope = this.#scope(options)
-    if (!await this.#heardOf([key], scope)) return false
+    const heard = this.#heardOf([key], scope)
+    if (heard && !await heard) return false
     return await this.#store.remove(storedKeys, scope)
   }
 
@@ -665,14 +667,17 @@ export class HiCacheNixl implements AsyncDisposable {
     return { ...outcome, error: new HiCacheError('ERR_IO', `${message} What cuFile said last: ${said}.`, { key: outcome.key, ...errno === undefined ? {} : { errno }, ...cause === undefined ? {} : { cause } }) }
   }
 
-  /** Does storage know, within the deadline, of the writes from GPUs that were asked for before for these keys? From there on a page that is being written counts as done. */
-  async #heardOf(keys: readonly string[], scope: CallScope): Promise<boolean> {
-    if (keys.length === 0 || this.#devices.quiet) return true
+  /**
+   * Does storage know, within the deadline, of the writes from GPUs that were asked for before for these keys? From there on a page that is being written counts as done. Null: there are none, and
+   * the call goes on at once, for a turn's delay would let later calls overtake it.
+   */
+  #heardOf(keys: readonly string[], scope: CallScope): Promise<boolean> | null {
+    if (keys.length === 0 || this.#devices.quiet) return null
     const before = this.#devices.before(keys.flatMap(key => this.#pageNames(key)).map(storedKey => ({ storedKey })))
-    if (before === null) return true
-    const heard = await settledWithin(before, scope.msLeft)
-    if (this.#devices.stopped) throw closed(keys[0]!)
-    return heard
+    return before && settledWithin(before, scope.msLeft).then(heard => {
+      if (this.#devices.stopped) throw closed(keys[0]!)
+      return heard
+    })
   }
 
   /** Starts at once, or when storage knows of the writes from GPUs that were asked for before for one of these pages. */
